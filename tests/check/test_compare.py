@@ -73,6 +73,7 @@ def test_the_benchmark_has_all_damages():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 200 comparisons
 @pytest.mark.parametrize("n", [200, 2000])
 @pytest.mark.parametrize("d", [2, 10, 60])
 def test_size(n, d):

@@ -12,7 +12,7 @@ from support import MIXTURE, close, seeded
 
 import gradlogp as glp
 from gradlogp import ScoreEstimator
-from gradlogp.interfaces.base import Judge, base_for, held_out_rows, mixture_of
+from gradlogp.interfaces.base import EXACT, Judge, base_for, held_out_rows, mixture_of
 from gradlogp.interfaces.cli.learn import fit as cli_fit
 from gradlogp.interfaces.conditions import repeated
 from gradlogp.noise.schedules import VE
@@ -434,6 +434,18 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
         assert judge.found.gain.value == pytest.approx(float(gap.mean()), abs=0.02)
     text = str(judge.found)
     assert text.endswith("kept" if sign > 0 else "left out")
+
+
+def test_what_a_model_and_its_base_have_in_common_cancels():
+    """With probes, of a correction that is 0 wherever it is kept, down to rounding."""
+    d = EXACT + 1
+    made = glp.ScoreModel(
+        glp.MLP(d, 4, 1), VE(0.1, 20.0), "v", base=glp.Gaussian(torch.zeros(d), 1.0)
+    )
+    made.base.share[12:] = 0
+    judge = Judge(2 * torch.randn(20, d, generator=seeded(2)), None, 0)
+    judge(made)
+    assert abs(judge.found.gain.value) + judge.found.gain.standard_error < 1e-9
 
 
 def test_how_many_rows_are_held_out():

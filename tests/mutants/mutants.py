@@ -2084,7 +2084,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the covariance of a base is noised with α in place of α²",
-        "scores/base.py", "noisy = a.square() * self.values", "noisy = a * self.values",
+        "scores/base.py", "return y, a.square() * self.values", "return y, a * self.values",
         "scores/test_base.py::test_without_a_correction_the_score_is_that_of_the_base",
     ),
     Mutant(
@@ -2931,8 +2931,8 @@ MUTANTS = (
     ),
     Mutant(
         "A: steps of a likelihood grow with the noise itself",
-        "noise/grids.py", "(2 * spread * (-_log_ratios(schedule, t_min)).exp()).sqrt()",
-        "(2 * spread * (-_log_ratios(schedule, t_min)).exp())",
+        "noise/grids.py", "(2 * spread * (-_log_ratios(schedule, t_min, t_max)).exp()).sqrt()",
+        "(2 * spread * (-_log_ratios(schedule, t_min, t_max)).exp())",
         "noise/test_schedules.py::test_the_times_of_a_likelihood_grow_apart_where_the_data_are_forgotten",
     ),
     Mutant(
@@ -2959,5 +2959,42 @@ MUTANTS = (
         "A: steps of a likelihood follow the mean width of the columns",
         "diffusion/likelihood.py", "moments.var.detach().max()", "moments.var.detach().mean()",
         "diffusion/test_likelihood.py::test_the_widest_column_sets_the_steps",
+    ),
+    Mutant(
+        "A: samples start where a correction is still kept",
+        "scores/shared.py", "int(kept[-1]) + 1 if", "int(kept[-1]) if",
+        "scores/test_base.py::test_a_model_is_its_base_where_nothing_is_kept",
+    ),
+    Mutant(
+        "X: draws of a noised base have its variance for their deviation",
+        "scores/base.py", "std = (a.square() * w + b.square()).sqrt()",
+        "std = a.square() * w + b.square()",
+        "scores/test_base.py::test_noised_it_is_the_noised_law",
+    ),
+    Mutant(
+        "X: the sign of the exponent of few directions",
+        "scores/base.py", "0.5 * ((z - a * self.means.to(z)) * s)",
+        "-0.5 * ((z - a * self.means.to(z)) * s)",
+        "scores/test_base.py::test_noised_it_is_the_noised_law_of_few_directions",
+    ),
+    Mutant(
+        "X: draws of noised waves keep their whole signal",
+        "scores/waves.py", "w = a * m[k]", "w = m[k]",
+        "scores/test_waves.py::test_score_and_denoiser_are_those_of_the_mixture",
+    ),
+    Mutant(
+        "A: a likelihood that ends before t = 1 takes the law at 1",
+        "diffusion/likelihood.py", "terminal(inside, max(t_max, t_min))", "terminal(inside)",
+        "scores/test_base.py::test_a_likelihood_ends_where_the_law_is_known",
+    ),
+    Mutant(
+        "A: samples that follow an observation start from the law without it",
+        "diffusion/evolve.py", "return start_of(score) if own else 1.0", "return start_of(score)",
+        "scores/test_base.py::test_samples_start_where_the_law_is_known",
+    ),
+    Mutant(
+        "A: a model and its base are compared over different paths",
+        "interfaces/base.py", "base.base.share *= 1e-30", "base.base.share.zero_()",
+        "interfaces/test_estimator.py::test_what_a_model_and_its_base_have_in_common_cancels",
     ),
 )  # fmt: skip

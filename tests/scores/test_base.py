@@ -1,5 +1,7 @@
 """A model whose network corrects the noised score of a Gaussian or a mixture."""
 
+import math
+
 import pytest
 import torch
 from support import MIXTURE, Wave, close, every_schedule, seeded, spd
@@ -7,7 +9,12 @@ from torch import nn
 
 import gradlogp as glp
 from gradlogp.calculus.reverse import jacobian
+from gradlogp.check import check_density
+from gradlogp.diffusion.evolve import first_time
+from gradlogp.diffusion.transitions import DDIM, UniPC
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
+from gradlogp.learn.share import level_times
+from gradlogp.noise.grids import least_time
 from gradlogp.noise.predictions import KINDS, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified
 from gradlogp.scores import base as bases
@@ -15,11 +22,14 @@ from gradlogp.scores.base import Base, shrunk_covariance
 from gradlogp.scores.exact import ExactScore
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import MLP
+from gradlogp.scores.shared import Noised
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
 STD = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 TIMES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
+LEVEL = torch.tensor([[[0.7]], [[0.4]]], dtype=torch.float64)
+"""α and σ."""
 
 
 class Zero(Wave):
@@ -41,6 +51,16 @@ every_law = pytest.mark.parametrize("base", LAWS.values(), ids=LAWS.keys())
 
 
 # ---------------------------------------------------------------------------- closed forms
+
+
+def low_rank(generator):
+    base = Base(torch.Size([2, 3]), 1, 2).double()
+    base.means.normal_(generator=generator)
+    base.diagonal.copy_(torch.rand(6, generator=generator) + 0.1)
+    base.values.copy_(torch.tensor([[3.0, 0.7]]))
+    base.vectors.copy_(torch.linalg.qr(torch.randn(6, 2, generator=generator))[0])
+    V, w = base.vectors[0], base.values[0]
+    return base, Gaussian(base.means[0], torch.diag(base.diagonal) + V @ torch.diag(w) @ V.mT)
 
 
 @every_schedule
@@ -150,13 +170,7 @@ def bases_trace(f, z, t):
 
 def test_low_rank_and_diagonal(generator):
     """S = D + V diag(w) Vᵀ by Woodbury's identity, for states and times of any shape."""
-    base = Base(torch.Size([2, 3]), 1, 2).double()
-    base.means.normal_(generator=generator)
-    base.diagonal.copy_(torch.rand(6, generator=generator) + 0.1)
-    base.values.copy_(torch.tensor([[3.0, 0.7]]))
-    base.vectors.copy_(torch.linalg.qr(torch.randn(6, 2, generator=generator))[0])
-    V, w = base.vectors[0], base.values[0]
-    whole = Gaussian(base.means[0], torch.diag(base.diagonal) + V @ torch.diag(w) @ V.mT)
+    base, whole = low_rank(generator)
     exact = ExactScore(whole, VP())
     z = torch.randn(4, 2, 3, generator=generator)
     for t in (TIMES, TIMES[1]):
@@ -317,6 +331,108 @@ def test_far_out_a_component_that_cannot_be_told_counts_for_nothing(dtype):
     z = torch.tensor([[far, 0.1]], dtype=dtype)
     one = torch.ones(1, 1, dtype=dtype)
     close(base.score(z, one, 1e-3 * one), -z, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------- known in closed form
+
+
+@every_law
+def test_noised_it_is_the_noised_law(base, generator):
+    found = Noised(Base.of_law(base, torch.Size([2]), torch.empty(0).double()), *LEVEL)
+    check_density(found)
+    z = 3 * torch.randn(4, 2, generator=generator)
+    close(found.log_prob(z), base.noised(*LEVEL.flatten()).log_prob(z), rtol=1e-10)
+
+
+def test_noised_it_is_the_noised_law_of_few_directions(generator):
+    base, whole = low_rank(generator)
+    check_density(Noised(base, *LEVEL))
+    z = torch.randn(4, 2, 3, generator=generator)
+    right = whole.noised(*LEVEL.flatten()).log_prob(z.flatten(1))
+    close(base.log_prob(z, *LEVEL), right, rtol=1e-10)
+
+
+def learned(schedule, base, first, last):
+    """A model whose correction is kept at levels from first to last."""
+    model = ScoreModel(Wave(2), schedule, "v", base=base)
+    model.z_mean.copy_(base.mean)
+    model.z_std.copy_(base.cov.diagonal().sqrt())
+    model.base.span.copy_(model._noise_input(level_times(schedule)[[0, -1]]))
+    model.base.share.zero_()[first : last + 1] = 0.5
+    return model
+
+
+@every_schedule
+def test_a_model_is_its_base_where_nothing_is_kept(schedule, generator):
+    """Above the last level with a share, and not below it; of a ladder from its next step on."""
+    model = learned(schedule, MIXTURE, 2, 9)
+    exact, z = ExactScore(MIXTURE, schedule), torch.randn(4, 2, generator=generator)
+    after = torch.tensor(model.start).double()
+    if schedule.times is None:
+        close(after, level_times(schedule)[10], atol=1e-4)
+    close(model(z, after), exact(z, after), rtol=1e-9, atol=1e-9)
+    close(model.law(after).score(z), exact(z, after), rtol=1e-9, atol=1e-9)
+    before = after - 1e-3 if schedule.times is None else schedule.times[schedule.times < after][0]
+    assert model.law(before) is None
+    assert float((model(z, before) - exact(z, before)).abs().max()) > 1e-6
+    assert learned(schedule, MIXTURE, 2, bases.LEVELS - 1).start == 1
+    assert learned(schedule, MIXTURE, 2, bases.LEVELS - 1).law(torch.ones(())) is None
+    nothing = learned(schedule, MIXTURE, 0, -1)
+    assert nothing.start == float(least_time(schedule))
+    assert ScoreModel(Wave(2), schedule).start == 1  # without a base
+
+
+def test_a_likelihood_ends_where_the_law_is_known(generator):
+    """The flow from there to t = 1 would add nothing; and it takes fewer evaluations."""
+    model = learned(VE(0.05, 300.0), MIXTURE, 2, 9)
+    x = MIXTURE.sample(3, generator=generator).double()
+    found, fixed = glp.log_likelihood(model, x), glp.log_likelihood(model, x, n_steps=120)
+    model.base.share[-1] = 1e-30
+    assert model.start == 1
+    whole = glp.log_likelihood(model, x)
+    close(found.log_prob, whole.log_prob, atol=2e-3)  # the share has kinks, and so has the path
+    close(fixed.log_prob, whole.log_prob, atol=2e-3)
+    assert found.nfe < whole.nfe
+
+
+def test_where_nothing_is_learned_all_is_known(generator):
+    """log p is that of the blurred law, and samples are drawn from it; no network is asked."""
+    schedule = VE(0.05, 30.0)
+    model = learned(schedule, MIXTURE, 0, -1)
+    model.network = None
+    x = MIXTURE.sample(5, generator=generator).double()
+    for how in ({"n_steps": 10}, {}):
+        found = glp.log_likelihood(model, x, **how)
+        close(found.log_prob, MIXTURE.noised(1.0, 0.05).log_prob(x), rtol=1e-10)
+        assert found.nfe == 0
+        assert not found.solver_error.any()
+    times = glp.time_grid(schedule, 10, t_max=model.start)
+    assert times.tolist() == [model.start]
+    z = glp.evolve(DDIM(), model, 7, times, generator=seeded(3), denoise=False)
+    close(model.law(times[0]).log_prob(z).mean(), MIXTURE.log_prob(z).mean(), atol=0.1)
+
+
+def test_samples_start_where_the_law_is_known(generator):
+    """Their law is that of a start at t = 1, whatever the size of chunks."""
+    model = learned(VE(0.05, 60.0), MIXTURE, 2, 9)
+    early = glp.time_grid(model.schedule, 30, rho=math.inf, t_max=model.start)
+    draws = glp.evolve(UniPC(), model, 4000, early, generator=generator)
+    whole = glp.time_grid(model.schedule, 60, rho=math.inf)
+    others = glp.evolve(UniPC(), model, 4000, whole, generator=generator)
+    for moment in (lambda x: x, torch.square, lambda x: x.prod(1)):
+        a, b = moment(draws), moment(others)
+        error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+        assert float(((a.mean(0) - b.mean(0)) / error).abs().max()) < 4
+    parts = glp.evolve(UniPC(), model, 40, early, generator=seeded(1), chunk_size=7)
+    close(parts, glp.evolve(UniPC(), model, 40, early, generator=seeded(1)), rtol=1e-9)
+    assert first_time(UniPC(), model) == model.start
+    seen = glp.inverse.Observation(torch.zeros(1, 2), glp.inverse.Identity(), 0.1)
+    for transition in (glp.inverse.DPSStep(DDIM(), seen), lambda z, t, s, score, *, generator: z):
+        with pytest.raises(ValueError, match="needs a start at t = 1"):
+            glp.evolve(transition, model, 4, early)
+        assert first_time(transition, model) == 1
+    with pytest.raises(ValueError, match=r"from t = 0\.\d+ on"):
+        glp.terminal(model, 0.01)
 
 
 def test_the_likelihood_of_the_base_is_that_of_its_law(generator):

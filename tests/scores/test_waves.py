@@ -16,6 +16,7 @@ from gradlogp.noise.grids import time_grid
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.noise.terminal import terminal
 from gradlogp.scores.exact import ExactScore
+from gradlogp.scores.shared import Noised
 from gradlogp.scores.waves import Waves, cosines
 
 TIMES = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
@@ -75,6 +76,12 @@ def test_score_and_denoiser_are_those_of_the_mixture(base, generator):
         a, b = (v.reshape(-1, 1) for v in VP()(t))
         close(base.score(z, a, b).flatten(1), exact(z.flatten(1), t), rtol=1e-9)
         close(base.denoise(z, a, b).flatten(1), exact.denoise(z.flatten(1), t), rtol=1e-9)
+    law_t = law.noised(0.7, 0.4)
+    level = torch.tensor([[[0.7]], [[0.4]]], dtype=torch.float64)
+    close(base.log_prob(z, *level), law_t.log_prob(z.flatten(1)), rtol=1e-9)
+    draws = Noised(base, *level).sample(4000, generator=generator).flatten(1)
+    for found, right in ((draws, law_t.mean), ((draws - law_t.mean) ** 2, law_t.cov.diagonal())):
+        assert float(((found.mean(0) - right) / found.std(0)).abs().max()) < 4.5 / 4000**0.5
 
 
 def test_it_has_the_second_moments_and_the_spectrum_of_the_data(generator):

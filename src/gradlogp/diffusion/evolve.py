@@ -34,7 +34,7 @@ from ..core import (
 )
 from ..noise.grids import time_grid
 from ..noise.score_base import ScoreBase, check_noisy_score
-from ..noise.terminal import ExactTerminal, terminal
+from ..noise.terminal import ExactTerminal, start_of, terminal
 from .transitions.annealed_noise import Coloured
 from .transitions.facts import facts_of
 from .transitions.multistep import Multistep
@@ -73,14 +73,15 @@ def evolve(
     returns the Tweedie mean, which is converted to the units of the data. `denoise=False` stops at
     the noise level of times[-1] and returns the state in model coordinates.
 
-    A number n instead of states draws these from `terminal(score)`. If no signal is left at t = 1
-    (α = 0) and the transition divides by α, the first step is a DDIM step.
+    A number n instead of states draws these from `terminal(score, times[0])`. If no signal is left
+    at t = 1 (α = 0) and the transition divides by α, the first step is a DDIM step.
 
     Arguments:
         transition: A transition such as `Ancestral()`, `ProbabilityFlow()`, `AnnealedLangevin()`.
         score: The noisy score, with its schedule.
         x: States at times[0] in model coordinates `(B, *event)`, or a number of samples.
-        times: Descending times; `time_grid(score.schedule)` by default.
+        times: Descending times; by default `time_grid(score.schedule)`, for a number of samples
+            from where they can start.
         generator: Source of the noise; the same state gives the same samples, in chunks of any
             size.
         denoise: Whether to end with the Tweedie denoising, in the units of the data.
@@ -97,9 +98,9 @@ def evolve(
 
     Raises:
         ValueError: For an object that is not a noisy score, times that do not descend in [0, 1],
-            states of a wrong shape, empty, or not finite; for a number, if times do not begin at
-            1, the event shape or the law at t = 1 is not known, or the noise is `Coloured`; for an
-            `out` of a wrong shape, or together with processes.
+            states of a wrong shape, empty, or not finite; for a number, if times begin where no law
+            is known (before 1, or before `score.start`), the event shape is not known, or the noise
+            is `Coloured`; for an `out` of a wrong shape, or together with processes.
         FloatingPointError: If samples became NaN or infinite.
         RuntimeError: If one of the other processes failed.
 
@@ -116,7 +117,9 @@ def evolve(
     for name, f in (("progress", progress), ("callback", callback)):
         if f is not None:
             check_function(f, name, takes=2)
-    times = time_grid(score.schedule) if times is None else times
+    if times is None:
+        t_max = 1.0 if isinstance(x, Tensor) else first_time(transition, score)
+        times = time_grid(score.schedule, t_max=t_max)
     check_times(times)
     Processes.check(processes)
     processes.same_noise(generator)
@@ -139,7 +142,7 @@ def evolve(
         inside = score if whole else score.rows(part)
         z = start[part]
         if not isinstance(x, Tensor) and not z.stride(0):  # no draws of an exact law: its own
-            z = terminal(inside).sample(len(z), generator=streams)
+            z = terminal(inside, float(times[0])).sample(len(z), generator=streams)
         own = transition
         if not whole and hasattr(transition, "rows"):  # observations of these samples
             own = transition.rows(part)
@@ -180,6 +183,16 @@ def evolve(
     return out
 
 
+def first_time(transition: Transition, score: NoisyScore) -> float:
+    """Return the least time at which samples can start: that of the score, or 1.
+
+    A transition that also follows an observation, or of which nothing is known, starts at 1: before,
+    its law may be another.
+    """
+    own = facts_of(transition).order is not None and not hasattr(transition, "rows")
+    return start_of(score) if own else 1.0
+
+
 def _start(
     transition: Transition, score: NoisyScore, n: int, times: Tensor, generator: Generator | None
 ) -> Tensor:
@@ -189,17 +202,19 @@ def _start(
         raise ValueError(
             "with coloured noise draw the start yourself: K^(1/2) times draws from terminal(score)"
         )
-    if float(times[0]) != 1:
+    t = float(times[0])
+    if t < first_time(transition, score):
         raise ValueError(
-            f"a number of samples needs a start at t = 1, but times begin at "
-            f"{float(times[0]):.4g}; pass states at that time"
+            f"a number of samples needs a start at t = 1, or where the score and the transition know "
+            f"the law, but times begin at {t:.4g}; pass states at that time"
         )
     if score.event_shape is None:
         raise ValueError(
             "this score does not know the shape of its samples: pass event_shape= when you create "
             "it, or pass states instead of a number"
         )
-    law = terminal(score.rows(slice(0, 1)) if n > 1 else score)
-    if isinstance(law, ExactTerminal):
-        return terminal(score).sample(n, generator=generator)
-    return law.mean.new_empty(()).expand(n, *score.event_shape)
+    law = terminal(score.rows(slice(0, 1)) if n > 1 else score, t)
+    if isinstance(law, ExactTerminal) and not law.by_rows:
+        return terminal(score, t).sample(n, generator=generator)
+    like = law.like if isinstance(law, ExactTerminal) else law.mean
+    return like.new_empty(()).expand(n, *score.event_shape)

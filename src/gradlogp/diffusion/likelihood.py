@@ -41,7 +41,7 @@ from ..noise.grids import MOST_RATIO, check_t_min, least_time, likelihood_grid
 from ..noise.predictions import flow_velocity
 from ..noise.score_base import ScoreBase, check_noisy_score
 from ..noise.tabulated import numbers
-from ..noise.terminal import terminal
+from ..noise.terminal import start_of, terminal
 from .transitions.coefficients import Level, combined, log_ratio
 from .transitions.unipc import Corrected, Node, integral
 
@@ -146,7 +146,8 @@ def log_likelihood(
     .. math:: \log p_{t_{min}}(z) = \log p_1(z_1) + \int_{t_{min}}^1 \nabla \cdot v(z_t, t)\, dt
 
     with v = α' ẑ_0 + σ' ε̂ and p_1 = `terminal(score)`, plus `log |det dz/dx|` for x in its own
-    units. The result is the density of the law at t_min: its noise is part of it, so that data are
+    units. Where the law of z_t is known in closed form before t = 1, from `score.start` on, the path
+    ends there. The result is the density of the law at t_min: its noise is part of it, so that data are
     blurred by σ/α there (0.01 under VP, t_min = 1e-3).
 
     By default to a tolerance, by the Dormand–Prince pair of order 5(4), with separate steps and an
@@ -223,6 +224,7 @@ def log_likelihood(
     if differentiable and not processes.alone:
         raise ValueError("derivatives do not cross processes: drop processes= or differentiable=")
     processes.same_noise(generator)
+    t_max = start_of(score)
     total = len(shares(len(x), chunk_size, processes)) * (n_steps or 1)
     ticks = itertools.count(1)
 
@@ -232,30 +234,33 @@ def log_likelihood(
 
     def mine() -> tuple[list[Tensor], int]:
         parts, errors = [], []
-        nfe = 0 if n_steps is None else n_steps + 1
+        nfe = 0 if n_steps is None or t_max <= t_min else n_steps + 1
         for part, streams in chunks(x, chunk_size, generator, processes):
             inside, y = score.rows(part), encode(score, x[part])
             probes = None
             if divergence == "hutchinson":
                 probes = torch.stack([draw_probe(probe, y, streams) for _ in range(n_probes)])
             path = _Path(inside, probes, y.shape[1:])
-            if n_steps is None:
+            if t_max <= t_min:  # the law is known where the data are
+                end, gain = y, y.new_zeros(n_probes if probes is not None else 1, len(y))
+                error = torch.zeros_like(gain[0])
+            elif n_steps is None:
                 state = path.start(y)
                 # what adds up over the steps is several times what one may leave
                 step = max(tolerance / 10, 16 * torch.finfo(y.dtype).eps)
-                found = integrate(path, state, t_min, 1.0, rtol=step, atol=step)
+                found = integrate(path, state, t_min, t_max, rtol=step, atol=step)
                 state, nfe = found.y, max(nfe, found.nfe)
                 (end, gain), error = path.split(found.y), path.split(found.error)[1].mean(0)
                 tick()
             else:
-                grid = likelihood_grid(schedule, n_steps + 1, t_min, _spread(score))
+                grid = likelihood_grid(schedule, n_steps + 1, t_min, _spread(score), t_max)
                 times = grid.flip(0).unbind()
                 if isinstance(inside, ScoreBase) and not differentiable:
                     path = replace(path, score=inside.tabulated(times))
                 end, gain = _multistep(path, y, times, tick)
                 error = torch.full_like(gain[0], torch.nan)
             errors.append(error)
-            gain = (gain + terminal(inside).log_prob(end)).to(x)
+            gain = (gain + terminal(inside, max(t_max, t_min)).log_prob(end)).to(x)
             parts.append(gain + score.coordinates.log_det(x[part]))
         return [torch.cat(parts, 1).mT, torch.cat(errors).to(x)], nfe
 

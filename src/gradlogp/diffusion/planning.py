@@ -12,7 +12,8 @@ from torch import Tensor
 from ..core import NoisyScore, Transition, check_count, check_number, check_transition, new_seed
 from ..noise.grids import time_grid
 from ..noise.score_base import check_noisy_score
-from .evolve import evolve
+from ..noise.terminal import start_of
+from .evolve import evolve, first_time
 from .likelihood import log_likelihood
 from .transitions import UniPC
 from .transitions.facts import facts_of
@@ -48,8 +49,9 @@ def plan_levels(
 ) -> Plan:
     r"""Return how many times of `time_grid(score.schedule, n, rho=math.inf)` are enough to sample.
 
-    Draws from the same starts are compared over n and over about twice as many times, for 8 times,
-    then 16, and so on, until they differ by less than the tolerance.
+    They begin where samples can start, `t_max=score.start`. Draws from the same starts are compared
+    over n and over about twice as many times, for 8 times, then 16, and so on, until they differ by
+    less than the tolerance.
 
     Arguments:
         score: The noisy score, on a continuous schedule; if it holds conditions, one for all draws
@@ -79,7 +81,7 @@ def plan_levels(
     seed = new_seed(generator)
 
     def trial(n: int) -> Tensor:
-        times = time_grid(score.schedule, n, rho=math.inf)
+        times = time_grid(score.schedule, n, rho=math.inf, t_max=first_time(transition, score))
         g = torch.Generator().manual_seed(seed)  # the same starts for any n
         x = evolve(transition, score, n_draws, times, generator=g)
         return score.coordinates.encode(x).flatten(1)
@@ -116,7 +118,7 @@ def plan_likelihood(
         raise ValueError("a discrete ladder has no continuous flow; use the schedule it came from")
     check_number(tolerance, "tolerance", above=0)
     n, seed = plan_levels(score, n_draws=n_draws, generator=generator).n, new_seed(generator)
-    times = time_grid(score.schedule, n, rho=math.inf)
+    times = time_grid(score.schedule, n, rho=math.inf, t_max=start_of(score))
     x = evolve(UniPC(), score, n_draws, times, generator=torch.Generator().manual_seed(seed))
     return _enough(
         lambda n: log_likelihood(

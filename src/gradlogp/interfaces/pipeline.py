@@ -25,6 +25,7 @@ from ..core import (
     randn_like,
 )
 from ..diffusion import UniPC, evolve, plan_levels, plan_likelihood
+from ..diffusion.evolve import first_time
 from ..distributions.analytic import Gaussian, GaussianMixture
 from ..learn.objectives import multilevel, weights
 from ..learn.objectives.masked import Masks
@@ -220,11 +221,12 @@ def draw(
 ) -> Tensor:
     """Return n samples over so many noise levels, under a progress bar."""
     rho = math.inf if isinstance(transition, UniPC) else 7.0  # what suits either
+    t_max = first_time(transition, score)
     with bar(title, quiet=quiet) as update:
         return evolve(
-            transition, score, n, time_grid(score.schedule, levels, rho=rho), generator=generator,
-            chunk_size=min(CHUNK, -(-n // processes.size)), progress=update, processes=processes,
-            **options,
+            transition, score, n, time_grid(score.schedule, levels, rho=rho, t_max=t_max),
+            generator=generator, chunk_size=min(CHUNK, -(-n // processes.size)), progress=update,
+            processes=processes, **options,
         )  # fmt: skip
 
 

@@ -61,8 +61,9 @@ def time_at(schedule: Schedule, sigma: float | None = None) -> Tensor:
 
 
 def time_grid(
-    schedule: Schedule, n: int | None = None, *, t_min: float | None = None, rho: float = 7.0
-) -> Float[Tensor, " times"]:
+    schedule: Schedule, n: int | None = None, *, t_min: float | None = None, rho: float = 7.0,
+    t_max: float = 1.0,
+) -> Float[Tensor, " times"]:  # fmt: skip
     r"""Descending times from t = 1 (noise) towards data, float64.
 
     One time for each level of a discrete ladder. On a continuous schedule, n times from t = 1 to
@@ -79,10 +80,11 @@ def time_grid(
         n: The number of times on a continuous schedule, 40 by default.
         t_min: The last time, where the final denoising starts; by default the smallest with noise.
         rho: Exponent of the grid, or infinity; larger values are finer near the data.
+        t_max: The first time; at `t_min` or below it is the only one.
 
     Raises:
-        ValueError: For fewer than two times, a t_min outside [0, 1), or times so close to 0 that
-            float64 does not distinguish them.
+        ValueError: For fewer than two times, a t_min outside [0, 1), a t_max that is not positive
+            or above 1, or times so close to 0 that float64 does not distinguish them.
 
     Examples:
         >>> schedule = glp.schedules.VE(0.01, 10.0)
@@ -97,23 +99,26 @@ def time_grid(
         check_number(rho, "rho", above=0, why=" (or infinite)")
     if t_min is not None:
         check_t_min(t_min)
+    check_number(t_max, "t_max", least=0, most=1)
     if schedule.times is not None:
-        return schedule.times
+        return schedule.times[schedule.times <= max(t_max, float(schedule.times[-1]))]
     t_min = float(least_time(schedule)) if t_min is None else t_min
-    first, last = _log_ratios(schedule, t_min)
+    if t_max <= t_min:
+        return torch.tensor([t_min], dtype=torch.float64)
+    first, last = _log_ratios(schedule, t_min, t_max)
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     if uniform:
         log_ratio = first + ramp * (last - first)
     else:
         low, high = (last / rho).exp(), (first / rho).exp()
         log_ratio = rho * (high + ramp * (low - high)).log()
-    return _times(schedule, log_ratio, t_min)
+    return _times(schedule, log_ratio, t_min, t_max)
 
 
 def likelihood_grid(
-    schedule: Schedule, n: int, t_min: float, spread: float = 1.0
+    schedule: Schedule, n: int, t_min: float, spread: float = 1.0, t_max: float = 1.0
 ) -> Float[Tensor, " times"]:
-    r"""Descending times for a likelihood, from t = 1 to t_min, float64; of a continuous schedule.
+    r"""Descending times for a likelihood, from t_max to t_min, float64; of a continuous schedule.
 
     They are uniform in :math:`\operatorname{arsinh} \sqrt{2 c/r}`, r = σ/α and c the largest
     standard deviation of an entry of the data: for r below c nearly uniform in log r, and above it
@@ -127,22 +132,23 @@ def likelihood_grid(
         n: The number of times, at least two.
         t_min: The last time.
         spread: c.
+        t_max: The first time.
     """
-    u = torch.asinh((2 * spread * (-_log_ratios(schedule, t_min)).exp()).sqrt())
+    u = torch.asinh((2 * spread * (-_log_ratios(schedule, t_min, t_max)).exp()).sqrt())
     u = u[0] + torch.linspace(0, 1, n, dtype=torch.float64) * (u[1] - u[0])
-    return _times(schedule, math.log(2 * spread) - 2 * u.sinh().log(), t_min)
+    return _times(schedule, math.log(2 * spread) - 2 * u.sinh().log(), t_min, t_max)
 
 
-def _log_ratios(schedule: Schedule, t_min: float) -> Tensor:
+def _log_ratios(schedule: Schedule, t_min: float, t_max: float) -> Tensor:
     """Return log σ/α where a grid begins, at most that of `MOST_RATIO`, and at t_min."""
-    ends = torch.tensor([1.0, t_min], dtype=torch.float64)
+    ends = torch.tensor([t_max, t_min], dtype=torch.float64)
     return -0.5 * schedule.log_snr(ends).clamp(min=-2 * math.log(MOST_RATIO))
 
 
-def _times(schedule: Schedule, log_ratio: Tensor, t_min: float) -> Tensor:
-    """Return the times of levels log σ/α, the first 1 and the last t_min."""
+def _times(schedule: Schedule, log_ratio: Tensor, t_min: float, t_max: float) -> Tensor:
+    """Return the times of levels log σ/α, the first t_max and the last t_min."""
     n, times = len(log_ratio), invert_log_snr(schedule, -2 * log_ratio, t_min)
-    times[0], times[-1] = 1.0, t_min
+    times[0], times[-1] = t_max, t_min
     if (same := int((times.diff() >= 0).sum())) > 0:
         raise ValueError(
             f"{same + 1} of {n} times down to t_min={t_min:g} coincide in float64: use fewer, or a "

@@ -43,6 +43,10 @@ class ScoreBase:
     pooled = False
     """Whether `moments` are those of more than this score's law, as for one class of many."""
 
+    start = 1.0
+    """The least time at which samples can start and likelihoods end: 1, or that from which on `law`
+    is known in closed form."""
+
     fixed_dtype = False
     """Whether states must have the dtype and device of `like`, as weights ask for."""
 

@@ -19,6 +19,7 @@ from ..core import (
     check_count,
     check_finite,
     check_kind,
+    check_number,
     new_seed,
     randn_like,
     sum_event,
@@ -41,13 +42,20 @@ class ExactTerminal:
     law: Analytic
     like: Tensor
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether it can be sampled chunk by chunk, with the streams of its samples."""
+        return getattr(self.law, "by_rows", False)
+
     @torch.no_grad()
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
         """Draw n states, `(n, *event)`.
 
         Raises:
-            ValueError: For streams, which belong to chunks: this law is sampled as a whole.
+            ValueError: For streams, which belong to chunks, if the law is sampled as a whole.
         """
+        if self.by_rows:
+            return self.law.sample(n, generator=generator).to(self.like)  # type: ignore[arg-type]
         g = torch.Generator().manual_seed(new_seed(generator))
         return self.law.sample(n, generator=g).to(self.like)
 
@@ -149,7 +157,7 @@ Terminal = ExactTerminal | GaussianTerminal
 """What `terminal` returns: the exact law of z_1, or the Gaussian with its moments."""
 
 
-def terminal(score: NoisyScore) -> Terminal:
+def terminal(score: NoisyScore, t: float = 1.0) -> Terminal:
     r"""Return the law of z_1 of a noisy score, with sample, log_prob, and a KL divergence.
 
     The exact law if the score knows it; N(0, σ_1²) if α_1 = 0; otherwise, from the moments m and v
@@ -165,10 +173,13 @@ def terminal(score: NoisyScore) -> Terminal:
 
     Arguments:
         score: The noisy score.
+        t: A time before 1 at which the score knows the law of z_t, as a model that is there the law
+            it started from (`start_of`).
 
     Raises:
         ValueError: If the law is not known, α_1 > 0, and the score has no moments, or if these do
-            not have the shape of an event or have a negative variance.
+            not have the shape of an event or have a negative variance; if it is not known at a t
+            before 1.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([5.0]), glp.schedules.VE(0.01, 2.0))
@@ -179,12 +190,18 @@ def terminal(score: NoisyScore) -> Terminal:
         tensor([-1.7237])
     """
     check_noisy_score(score)
-    t = torch.ones((), dtype=torch.float64)
+    check_number(t, "t", least=0, most=1)
+    time = torch.tensor(float(t), dtype=torch.float64)
     like = getattr(score, "like", torch.empty(0))
-    law = score.law(t)
+    law = score.law(time)
     if law is not None:
         return ExactTerminal(law, like)
-    alpha, sigma = (v.to(like) for v in score.schedule(t))
+    if t < 1:
+        raise ValueError(
+            f"the law of this {type(score).__name__} at t = {t:.4g} is unknown; its law is known at "
+            f"t = 1{f', and from t = {start:.4g} on' if (start := start_of(score)) < 1 else ''}"
+        )
+    alpha, sigma = (v.to(like) for v in score.schedule(time))
     if alpha == 0:
         zero = like.new_zeros(1)
         event = score.event_shape
@@ -207,8 +224,13 @@ def terminal(score: NoisyScore) -> Terminal:
             )
         m = m.expand(getattr(score, "n_rows", None) or 1, *score.event_shape)
         for _ in range(ROUNDS):
-            m = score.denoise(alpha * m, t.to(like))
+            m = score.denoise(alpha * m, time.to(like))
     return GaussianTerminal(alpha * m, alpha**2 * v + sigma**2, score.event_shape, basis)
+
+
+def start_of(score: NoisyScore) -> float:
+    """Return the least time at which samples of a score can start and its likelihoods end."""
+    return float(getattr(score, "start", 1.0))
 
 
 def check_moments(moments: object) -> None:

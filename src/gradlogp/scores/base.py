@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core import check_kind
+from ..core import Generator, check_kind, rand_like, randn_like
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, pieces
@@ -148,6 +148,37 @@ class Base(Shared):
         z0 = (y * gain) @ U.mT + (mean if r is None else r @ mean)
         return z0.reshape(z.shape)
 
+    def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return log p_t(z) of the noised law, `(B,)`."""
+        z = z.flatten(1)
+        constant = 0.5 * z.shape[1] * math.log(2 * math.pi)
+        if self.whole:
+            return self._log_joint(*self._principal(z, a, b)[:2]).logsumexp(1) - constant
+        s, D, A = self._low_rank(z, a, b)
+        E = a.square() * D + b.square()
+        inner = (A.mT.unsqueeze(0) / E.unsqueeze(1)) @ A
+        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
+        log_det = E.log().sum(1) + torch.logdet(one + a.square().unsqueeze(2) * inner)
+        return 0.5 * ((z - a * self.means.to(z)) * s).sum(1) - 0.5 * log_det - constant
+
+    def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
+        """Draw n states of the noised law; α and σ are `(1, 1)`."""
+        means, V, w = self.means, self.vectors, self.values
+        eps = randn_like(means.new_empty(n, means.shape[1]), generator)
+        a, b = a.to(eps), b.to(eps)
+        if not self.whole:
+            along = randn_like(means.new_empty(n, self.rank), generator) * w[0].sqrt()
+            z = a * (means + along @ V[0].mT)
+            z = z + (a.square() * self.diagonal + b.square()).sqrt() * eps
+            return z.reshape(n, *self.event_shape)
+        u = rand_like(means.new_empty(n), generator)
+        k = torch.searchsorted(self.weights.cumsum(0), u, right=True).clamp(max=len(means) - 1)
+        own = torch.nn.functional.one_hot(k, len(means)).to(eps)
+        std = (a.square() * w + b.square()).sqrt()
+        y = (own.unsqueeze(2) * (eps.unsqueeze(1) * std)).flatten(1)
+        z = a * (own @ means) + y @ V.movedim(0, 1).flatten(1).mT
+        return z.reshape(n, *self.event_shape)
+
     def corrected(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return the score with the share of a correction s; coordinates are `()` or `(B,)`."""
         return self.beside(self.score(z, a, b), s, coordinate)
@@ -162,18 +193,26 @@ class Base(Shared):
         self, z: Tensor, a: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Return r_k U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, r `(B, K)`, and all U_k in a row."""
+        y, noisy, U = self._principal(z, a, b)
+        if len(self.means) == 1:
+            return y, noisy, None, U
+        r = self._log_joint(y, noisy).softmax(1)
+        # a product is several times faster than copies along a short last axis, and their derivative
+        own = torch.eye(len(self.means), dtype=z.dtype, device=z.device)
+        each = r @ own.repeat_interleave(self.means.shape[1], 1)
+        return y * each, noisy, r, U
+
+    def _principal(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, and all U_k in a row."""
         means, V = self.means.to(z), self.vectors.to(z)
         U = V.movedim(0, 1).flatten(1)  # (d, K d)
         y = z @ U - a * (V.mT @ means.unsqueeze(2)).reshape(1, -1)
-        noisy = a.square() * self.values.to(z).reshape(1, -1) + b.square()
-        if len(means) == 1:
-            return y, noisy, None, U
-        energy = (y.square() / noisy + noisy.log()).unflatten(1, means.shape).sum(2)
-        r = (self.weights.to(z).log() - 0.5 * energy).softmax(1)
-        # a product is several times faster than copies along a short last axis, and their derivative
-        own = torch.eye(len(means), dtype=z.dtype, device=z.device)
-        each = r @ own.repeat_interleave(means.shape[1], 1)
-        return y * each, noisy, r, U
+        return y, a.square() * self.values.to(z).reshape(1, -1) + b.square(), U
+
+    def _log_joint(self, y: Tensor, noisy: Tensor) -> Tensor:
+        """Return log π_k N(z; α μ_k, Σ_k), `(B, K)`, up to d/2 log 2π."""
+        energy = (y.square() / noisy + noisy.log()).unflatten(1, self.means.shape).sum(2)
+        return self.weights.to(y).log() - 0.5 * energy
 
     def _low_rank(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Return the score for S = D + A Aᵀ, D, and A = V diag(w)^{1/2}.

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core import check_count, check_event_shape, check_kind, sent
+from ..core import Analytic, check_count, check_event_shape, check_kind, sent
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
@@ -211,6 +211,16 @@ class ConditionedScore(ScoreWrapper):
     def pooled(self) -> bool:  # type: ignore[override]
         """Whether a condition is given, so that the moments are not its own."""
         return self.condition is not None
+
+    @property
+    def start(self) -> float:  # type: ignore[override]
+        """That of the model, whose base is the same for all conditions."""
+        return float(self.score.start)
+
+    def law(self, t: Tensor) -> Analytic | None:
+        """Return the law of z_t where it is that of the base, for all conditions."""
+        law: Analytic | None = self.score.law(t)
+        return law
 
     @property
     def n_rows(self) -> int | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import per_sample, sent
+from ..core import Schedule, per_sample, sent
+from ..noise.grids import least_time, noise_range
 from ..noise.predictions import Kind, epsilon_weights
+from ..noise.schedules import invert_log_snr
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
 
@@ -93,3 +96,30 @@ def noise_coordinate(alpha: Tensor, sigma: Tensor, std: Tensor) -> Tensor:
         alpha, sigma = (sent(v, rms.device, wide) for v in (alpha, sigma))
     r = sigma / (alpha * rms.to(alpha.dtype))
     return r.log().clamp(-LOG_SNR_LIMIT / 2, LOG_SNR_LIMIT / 2) / 4
+
+
+def time_from(schedule: Schedule, coordinate: float, std: Tensor) -> float:
+    """Return the least time at which `noise_coordinate` is no less than this, or infinity."""
+    rms = float(torch.linalg.vector_norm(std.double()) / std.numel() ** 0.5)
+    log_ratio = torch.tensor(4 * coordinate + math.log(rms), dtype=torch.float64)
+    low, high = map(math.log, noise_range(schedule))
+    rounded = 1e-5  # of the coordinate, a float32
+    if log_ratio <= low + rounded:
+        return float(least_time(schedule))
+    if log_ratio > high + rounded or coordinate == math.inf:
+        return math.inf
+    if schedule.times is not None:
+        late = -0.5 * schedule.log_snr(schedule.times) >= log_ratio - rounded
+        return float(schedule.times[late].min())
+    return float(invert_log_snr(schedule, -2 * log_ratio))
+
+
+def check_held(mean: Tensor, std: Tensor) -> None:
+    """Raise `ValueError` if the dtype of these moments cannot hold the data that have them."""
+    if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
+        raise ValueError(f"the data is too large or too small for {mean.dtype}; rescale it")
+    if bool((mean.abs() * torch.finfo(mean.dtype).eps > 0.01 * std).any()):
+        raise ValueError(
+            f"the data lies so far from 0 that {mean.dtype} would lose it to rounding: "
+            f"standardise it (standardize=True), or use a model in float64"
+        )

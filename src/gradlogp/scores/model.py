@@ -15,7 +15,6 @@ from ..core import (
     Moments,
     Schedule,
     check_batch,
-    check_event_shape,
     check_kind,
     check_option,
     check_same_shape,
@@ -29,9 +28,10 @@ from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
 from .base import AnyBase, read_base
 from .conditioned import Condition, ConditionedScore, linear_part
-from .frame import Frame, frame_of, noise_coordinate
+from .frame import Frame, check_held, frame_of, noise_coordinate, time_from
 from .masked import Mask, MaskedScore
-from .networks.embeddings import read_condition
+from .networks.embeddings import read_condition, read_event_shape
+from .shared import Noised
 from .waves import Waves
 
 MOST_LINEAR = 250_000
@@ -130,18 +130,8 @@ class ScoreModel(ScoreBase, nn.Module):
         check_kind(network, "network", nn.Module, "a torch.nn.Module")
         check_schedule(schedule)
         check_option(predicts, "predicts", KINDS)
-        if event_shape is not None:
-            check_event_shape(tuple(event_shape) if isinstance(event_shape, list) else event_shape)
-        own = getattr(network, "event_shape", None)
-        own = event_shape if own is None else own
-        if own is None:
-            raise ValueError("pass event_shape=: this network does not state one")
-        if event_shape is not None and tuple(event_shape) != tuple(own):
-            raise ValueError(
-                f"event_shape={event_shape}, but that of the network is {own}: omit it"
-            )
         self.network, self.schedule, self.predicts = network, schedule, predicts
-        self.event_shape = torch.Size(own)
+        self.event_shape = read_event_shape(event_shape, network)
         weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
         zeros = torch.zeros(self.event_shape, dtype=weight.dtype, device=weight.device)
         ones = torch.ones_like(zeros)
@@ -197,15 +187,7 @@ class ScoreModel(ScoreBase, nn.Module):
         shift, scale = each = self.coordinates.shift, self.coordinates.scale
         mean, std = each if scales == "each" else mean_and_std(data, self.event_shape)
         mean, std = ((mean - shift) / scale).to(self.z_mean), (std / scale).to(self.z_std)
-        if not bool((mean.isfinite() & std.isfinite() & (std > 0)).all()):
-            raise ValueError(
-                f"the data is too large or too small for {self.z_mean.dtype}; rescale it"
-            )
-        if bool((mean.abs() * torch.finfo(mean.dtype).eps > 0.01 * std).any()):
-            raise ValueError(
-                f"the data lies so far from 0 that {mean.dtype} would lose it to rounding: "
-                f"standardise it (standardize=True), or use a model in float64"
-            )
+        check_held(mean, std)
         self.z_mean.copy_(mean)
         self.z_std.copy_(std)
         if self.base is not None and self.base.follows:
@@ -273,6 +255,22 @@ class ScoreModel(ScoreBase, nn.Module):
     def _whole(self) -> bool:
         """Whether the network predicts all of a score, and not a correction."""
         return self.base is None or self.base.fallback
+
+    @property
+    def start(self) -> float:  # type: ignore[override]
+        """The least time from which on the model is its base alone, of which the law is known; or 1."""
+        return min(1.0, self._known_from())
+
+    def law(self, t: Tensor) -> Noised | None:
+        """Return the law of z_t where it is that of the base, so that nothing is learned."""
+        if self.base is None or bool((t < self._known_from()).any()):
+            return None
+        return Noised(self.base, *(v.to(self.z_mean).reshape(-1, 1) for v in self.schedule(t)))
+
+    def _known_from(self) -> float:
+        if self.base is None:
+            return math.inf
+        return time_from(self.schedule, self.base.known_from(), self._spread(self.z_std))
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""

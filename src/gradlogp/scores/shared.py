@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
+
+from ..core import Generator
 
 LEVELS = 24
 """Levels of noise at which the share of the correction is known; between them it is interpolated."""
@@ -50,8 +55,81 @@ class Shared(nn.Module):
         share = self.shared(coordinate).reshape(-1, *[1] * (known.ndim - 1))
         return known + share * (learned - known if self.fallback else learned)
 
+    def known_from(self) -> float:
+        """Return the noise coordinate from which on nothing of the correction is kept; or infinity."""
+        kept = self.share.reshape(len(self.share), -1).any(1).nonzero()
+        first, last = int(kept[-1]) + 1 if len(kept) else 0, len(self.share) - 1
+        low, high = self.span.double().tolist()
+        return low + (high - low) * first / last if first <= last else torch.inf
+
     def check_share(self, name: str) -> dict[str, bool]:
         """Return for each of its tensors whether it can be what it is called."""
         low, high = self.span.tolist()
         possible = bool(((self.share >= 0) & (self.share <= 1)).all())
         return {f"{name}.share": possible, f"{name}.span": low < high}
+
+
+class ClosedForm(Protocol):
+    """A law of z_0 whose noised law is known: density, score and draws of α z_0 + σ ε.
+
+    α and σ are `(1, 1)` or `(B, 1)`.
+    """
+
+    event_shape: torch.Size
+
+    def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return log p_t(z), `(B,)`."""
+
+    def score(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return ∇ log p_t(z), shape of z."""
+
+    def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
+        """Draw n states, `(n, *event)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """The law of α z_0 + σ ε, z_0 from a base.
+
+    Arguments:
+        base: The law of z_0.
+        alpha: α, `(1, 1)`.
+        sigma: σ, `(1, 1)`.
+    """
+
+    base: ClosedForm
+    alpha: Tensor
+    sigma: Tensor
+
+    by_rows = True
+    """Whether `sample` takes streams, so that it can draw chunk by chunk."""
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """The shape of one draw."""
+        return self.base.event_shape
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Draw n states, `(n, *event)`."""
+        return self.base.sample(n, self.alpha, self.sigma, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density, `(B,)`."""
+        return self.base.log_prob(x, self.alpha.to(x), self.sigma.to(x))
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return its gradient, shape of x."""
+        return self.base.score(x, self.alpha.to(x), self.sigma.to(x))
+
+    def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Noised:
+        """Return the law of α X + σ Z, Z ~ N(0, I), for X of this law."""
+        a, b = (torch.as_tensor(v).to(self.alpha).reshape(-1, 1) for v in (alpha, sigma))
+        return Noised(self.base, a * self.alpha, torch.hypot(a * self.sigma, b))
+
+    def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """Return E[X | α X + σ Z = x_t], by Tweedie's formula."""
+        a, b = (
+            torch.as_tensor(v).to(x_t).reshape(-1, *[1] * (x_t.ndim - 1)) for v in (alpha, sigma)
+        )
+        return (x_t + b**2 * self.noised(alpha, sigma).score(x_t)) / a

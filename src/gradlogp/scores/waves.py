@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import Generator, rand_like, randn_like
 from ..noise.coordinates import AffineCoordinates, Data, pieces
 from .shared import FLOOR, LEVELS, ROWS, Shared
 
@@ -108,16 +109,43 @@ class Waves(Shared):
             total = total + r * (m + a * v / c * y)
         return self.mean.to(z) + self.image(total.reshape(z.shape))
 
+    def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return log p_t(z) of the noised law, `(B,)`."""
+        log_joint, _ = self._components(z, a, b)
+        return log_joint.logsumexp(1) - 0.5 * z[0].numel() * math.log(2 * math.pi)
+
+    def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
+        """Draw n states of the noised law; α and σ are `(1, 1)`."""
+        eps = randn_like(self.mean.new_empty(n, *self.event_shape), generator).flatten(1)
+        u = rand_like(self.mean.new_empty(n), generator)
+        k = torch.searchsorted(self.weights.cumsum(0), u, right=True).clamp(max=COMPONENTS - 1)
+        a, b = a.to(eps), b.to(eps)
+        m, v = self._moments(eps)
+        w = a * m[k] + (a.square() * v + b.square()).sqrt()[k] * eps
+        return a[..., None, None] * self.mean + self.image(w.reshape(n, *self.event_shape))
+
     def _parts(self, z: Tensor, a: Tensor, b: Tensor) -> list[tuple[Tensor, ...]]:
         """Return r, w − α m, α² v + σ², m and v of each component, of flat waves."""
+        log_joint, parts = self._components(z, a, b)
+        r = log_joint.softmax(1)
+        return [(r[:, k, None], *part) for k, part in enumerate(parts)]
+
+    def _components(
+        self, z: Tensor, a: Tensor, b: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Return log π_k N(z; …), `(B, K)`, up to d/2 log 2π, and w − α m, c, m and v of each."""
         w = self.waves(z - a[..., None, None] * self.mean.to(z)).flatten(1)
-        factors, energy, parts = self.factors.to(z)[:, self.band] * self.variances.to(z), [], []
-        for m, v in zip(self.centres.to(z).flatten(1), factors.flatten(1), strict=True):
+        energy, parts = [], list[tuple[Tensor, ...]]()
+        for m, v in zip(*self._moments(z), strict=True):
             y, c = w - a * m, a.square() * v + b.square()
             energy.append((y.square() / c + c.log()).sum(1))
             parts.append((y, c, m, v))
-        r = (self.weights.to(z).log() - 0.5 * torch.stack(energy, 1)).softmax(1)
-        return [(r[:, k, None], *part) for k, part in enumerate(parts)]
+        return self.weights.to(z).log() - 0.5 * torch.stack(energy, 1), parts
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return m and v of all components, of flat waves `(K, d)`."""
+        factors = self.factors.to(like)[:, self.band] * self.variances.to(like)
+        return self.centres.to(like).flatten(1), factors.flatten(1)
 
     def corrected(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return the score with the share of a correction s, and of what that lacks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -199,3 +199,20 @@ def drop(p: float, n: int, generator: Generator | None = None) -> Bool[Tensor, "
     """
     at = generator.device if isinstance(generator, torch.Generator) else "cpu"
     return rand_like(torch.empty(n, dtype=torch.float64, device=at), generator) < p
+
+
+def read_event_shape(event_shape: Any, network: nn.Module) -> torch.Size:
+    """Return the event shape that a network states, or that was passed for one that states none.
+
+    Raises:
+        ValueError: If there is none, it is not a shape, or the two differ.
+    """
+    if event_shape is not None:
+        check_event_shape(tuple(event_shape) if isinstance(event_shape, list) else event_shape)
+    own = getattr(network, "event_shape", None)
+    own = event_shape if own is None else own
+    if own is None:
+        raise ValueError("pass event_shape=: this network does not state one")
+    if event_shape is not None and tuple(event_shape) != tuple(own):
+        raise ValueError(f"event_shape={event_shape}, but that of the network is {own}: omit it")
+    return torch.Size(own)
