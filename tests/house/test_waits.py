@@ -27,10 +27,6 @@ LEFT_OUT = {
 WAIT = {
     "AnnealedLangevin": "a chain that is not finite is an error, which is looked for",
     "Coloured": "of annealed Langevin dynamics, as it comes",
-    "AdjustedMCLMC": "the length of a path is jittered by the number of the step, in the state",
-    "HMC": "likewise",
-    "ParallelTempering": "which pairs swap follows from the number of the step, in the state",
-    "SVGD": "the width of the kernel is the median of distances",
 }
 """Those that wait, and what for."""
 

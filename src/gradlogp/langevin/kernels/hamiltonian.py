@@ -109,7 +109,10 @@ def _decided(
 
 
 class HMCState(NamedTuple):
-    """Position, its score and log-density, and the number of the step, the same for all chains."""
+    """Position, its score and log-density, and the number of the step, the same for all chains.
+
+    The number is in host memory, so that it can be read without a wait for a device.
+    """
 
     x: Float[Tensor, "chain *event"]
     score: Float[Tensor, "chain *event"]
@@ -186,7 +189,7 @@ class HMC:
             ValueError: If the target has no log-density, or that or the score is not finite at x.
         """
         start = metropolis_start(x, target)
-        return HMCState(*start, torch.zeros(len(x), dtype=torch.long, device=x.device))
+        return HMCState(*start, torch.zeros(len(x), dtype=torch.long, device="cpu"))
 
     def step(
         self, state: HMCState, target: Density, *, generator: Generator | None = None
@@ -199,8 +202,7 @@ class HMC:
             n = jittered_length(n, int(state.number[0]))
         proposal = leapfrog(start, target, self.step_size, n, P)
         found = _decided(start, proposal, P, tau, self.on_nonfinite, generator)
-        new = HMCState(*proposal[:3], state.number + 1)
-        kept = select(found.accepted, new, state._replace(number=new.number))
+        kept = HMCState(*select(found.accepted, proposal[:3], state[:3]), state.number + 1)
         return kept, HamiltonianInfo(*found[:2], kept.log_prob, *found[2:])
 
 

@@ -68,7 +68,7 @@ class MicrocanonicalState(NamedTuple):
 
 
 class AdjustedState(NamedTuple):
-    """As `MicrocanonicalState`, and how many steps were taken."""
+    """As `MicrocanonicalState`, and how many steps were taken, in host memory."""
 
     x: Float[Tensor, "chain *event"]
     score: Float[Tensor, "chain *event"]
@@ -353,7 +353,7 @@ class AdjustedMCLMC:
                 not finite at x.
         """
         return AdjustedState(
-            *_start(x, target), torch.zeros(len(x), dtype=torch.long, device=x.device)
+            *_start(x, target), torch.zeros(len(x), dtype=torch.long, device="cpu")
         )
 
     def refresh(
@@ -372,7 +372,7 @@ class AdjustedMCLMC:
             n = jittered_length(n, int(state.step[0]))
         z = randn_like(state.x, generator)
         u = partly_renewed(state.direction, z, self.n_steps * h, self.decoherence_length)
-        start = state._replace(direction=u, step=state.step + 1)
+        start = state._replace(direction=u)
         end = path(start, target, h, n, self.integrator, P)
         W = end.work - (end.log_prob - state.log_prob)
         proposed = (end.x, end.score, end.direction)
@@ -381,6 +381,6 @@ class AdjustedMCLMC:
         )
         W = torch.where(diverging, torch.inf, W)
         # the proposal has −u', which is turned round like the u of a rejection
-        proposal = AdjustedState(*end[:4], start.step)
-        kept = select(accepted, proposal, start._replace(direction=-u))
+        moved = select(accepted, tuple(end[:4]), tuple(start._replace(direction=-u)[:4]))
+        kept = AdjustedState(moved[0], moved[1], moved[2], moved[3], state.step + 1)
         return kept, AdjustedInfo(acceptance, accepted, kept.log_prob, W, diverging)

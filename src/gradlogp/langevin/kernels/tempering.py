@@ -31,7 +31,7 @@ class TemperingState(NamedTuple):
     """The coldest replica (x, its score and log-density), all replicas, and their origin.
 
     Entry r of `replicas` is the one at temperature r; `origin` says at which temperature it
-    started.
+    started. The number of the step is in host memory.
     """
 
     x: Float[Tensor, "chain *event"]
@@ -160,7 +160,7 @@ class ParallelTempering:
         R = len(self.temperatures)
         replicas, scores, log_probs = (torch.stack([v] * R, 1) for v in inner)
         origin = torch.arange(R, device=x.device).repeat(len(x), 1)
-        step = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        step = torch.zeros(len(x), dtype=torch.long, device="cpu")  # read without a wait
         return TemperingState(*inner, replicas, scores, log_probs, origin, step)
 
     def step(
@@ -200,7 +200,7 @@ class ParallelTempering:
         self, state: TemperingState, target: Density, generator: Generator | None
     ) -> tuple[list[MetropolisState], Tensor]:
         """Step each replica with its kernel; a chain diverges where one of its replicas does."""
-        moved, diverging = [], torch.zeros_like(state.step, dtype=torch.bool)
+        moved, diverging = [], torch.zeros_like(state.log_prob, dtype=torch.bool)
         for r, (h, tau) in enumerate(zip(self.step_sizes, self.temperatures, strict=True)):
             old = (state.replicas[:, r], state.scores[:, r], state.log_probs[:, r])
             kernel = self.kernel(h, tau)
