@@ -118,8 +118,8 @@ MUTANTS = (
     ),
     Mutant(
         "M7: a step size from the whole batch",
-        "diffusion/transitions/annealed.py", "return level.sigma * state.x",
-        "return level.sigma * state.x * float(1 + 0.01 * x.mean().tanh())",
+        "diffusion/transitions/annealed.py", "x = level.sigma * state.x",
+        "x = level.sigma * state.x * float(1 + 0.01 * x.mean().tanh())",
         "check/test_conformance_transitions.py::test_every_transition[AnnealedLangevin0]",
     ),
     Mutant(
@@ -1271,7 +1271,7 @@ MUTANTS = (
     Mutant(
         "X: each level begins at rest",
         "diffusion/transitions/annealed.py",
-        "state = started(kernel, x / level.sigma, level, generator)",
+        "state = started(kernel, x / level.sigma, level, generator, wait=False)",
         "state = kernel.init(x / level.sigma, level)",
         "diffusion/test_transitions.py::test_a_level_begins_with_momenta_of_its_law",
     ),
@@ -2996,5 +2996,10 @@ MUTANTS = (
         "A: a model and its base are compared over different paths",
         "interfaces/base.py", "base.base.share *= 1e-30", "base.base.share.zero_()",
         "interfaces/test_estimator.py::test_what_a_model_and_its_base_have_in_common_cancels",
+    ),
+    Mutant(
+        "A: a chain that froze on a device is returned as it was",
+        "diffusion/transitions/annealed.py", "frozen = frozen | info.diverging", "pass",
+        "house/test_waits.py::test_a_chain_that_froze_on_a_device_is_no_sample",
     ),
 )  # fmt: skip

@@ -74,7 +74,7 @@ class AnnealedLangevin:
         ValueError: For fewer than one step, or an η at which no kernel is stable; when called, if
             the kernel raises one.
         FloatingPointError: When called, if a chain of an unadjusted kernel becomes NaN or
-            infinite.
+            infinite. On a device it is NaN from then on, which `evolve` reports.
 
     Examples:
         >>> score = glp.ExactScore(glp.Gaussian([3.0]), glp.schedules.VE(0.01, 10.0))
@@ -133,7 +133,7 @@ class AnnealedLangevin:
     def _kernel(self, eta: float, snr: float) -> Kernel[Any, Any]:
         """Return the kernel of a level."""
         make = self.kernel
-        return strict(make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta))
+        return make.at(eta, snr) if isinstance(make, LevelKernel) else make(eta)
 
     def __call__(
         self,
@@ -166,12 +166,20 @@ class AnnealedLangevin:
         self, x: Tensor, level: Level, eta: float, snr: float, generator: Generator | None
     ) -> Tensor:
         kernel = self._kernel(eta, snr)
+        freezes = getattr(kernel, "on_nonfinite", None) == "freeze"
+        looks = x.device.type == "cpu"  # elsewhere it would wait
+        if freezes and looks:  # a transition cannot report what froze
+            kernel = dataclasses.replace(cast(Any, kernel), on_nonfinite="raise")
         last = blind if isinstance(kernel, SPARING) else level
-        state = started(kernel, x / level.sigma, level, generator)
+        state = started(kernel, x / level.sigma, level, generator, wait=False)
+        frozen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for k in range(self.n_steps):
             target = level if k + 1 < self.n_steps else last
-            state, _ = kernel.step(state, target, generator=generator)
-        return level.sigma * state.x
+            state, info = kernel.step(state, target, generator=generator)
+            if freezes and not looks:
+                frozen = frozen | info.diverging
+        x = level.sigma * state.x
+        return x.masked_fill(frozen.reshape(-1, *[1] * (x.ndim - 1)), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -222,10 +230,3 @@ def _solved(schedule: Schedule, n_steps: int, kernel: Any) -> float:
     low, high = noise_range(schedule)
     ratio = (high / low) ** (1 / (len(schedule.times) - 1))
     return relative_step(n_steps, ratio) if kernel is ULA else solve_step(n_steps, ratio, kernel)
-
-
-def strict(kernel: Kernel[Any, Any]) -> Kernel[Any, Any]:
-    """Return the kernel that raises where it would freeze, which a transition cannot report."""
-    if getattr(kernel, "on_nonfinite", None) == "freeze":
-        return dataclasses.replace(cast(Any, kernel), on_nonfinite="raise")
-    return kernel

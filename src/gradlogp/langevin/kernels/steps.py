@@ -184,11 +184,16 @@ def evaluated(x: Tensor, target: Density) -> tuple[Tensor, Tensor]:
     return log_prob, score
 
 
-def started(kernel: Any, x: Tensor, target: Density, generator: Generator | None) -> Any:
-    """Return the state at x, with a momentum from its law where the kernel has one."""
+def started(
+    kernel: Any, x: Tensor, target: Density, generator: Generator | None, *, wait: bool = True
+) -> Any:
+    """Return the state at x, with a momentum from its law where the kernel has one.
+
+    Without `wait` it is not looked whether an x on a device is finite.
+    """
     check_kernel(kernel)
     check_target(target)
-    check_points(x, "x0")
+    check_points(x, "x0", wait=wait)
     check_generator(generator, NoiseSource)
     state = kernel.init(x, target)
     refresh = getattr(kernel, "refresh", None)
