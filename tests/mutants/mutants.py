@@ -3002,4 +3002,19 @@ MUTANTS = (
         "diffusion/transitions/annealed.py", "frozen = frozen | info.diverging", "pass",
         "house/test_waits.py::test_a_chain_that_froze_on_a_device_is_no_sample",
     ),
+    Mutant(
+        "X: the divergence of a mixture's denoiser without its responsibilities'",
+        "scores/base.py", "(r * traces).sum(1) - (each / noisy * apart).sum(1)", "(r * traces).sum(1)",
+        "scores/test_base.py::test_the_divergence_is_that_of_the_denoiser",
+    ),
+    Mutant(
+        "X: α² for α in the divergence of few directions",
+        "scores/base.py", "return a[:, 0] * ((D / E)", "return a[:, 0] ** 2 * ((D / E)",
+        "scores/test_base.py::test_the_divergence_is_that_of_the_denoiser",
+    ),
+    Mutant(
+        "A: a base that a network replaces keeps its whole divergence",
+        "scores/shared.py", "* value, left * trace", "* value, trace",
+        "scores/test_base.py::test_base_and_network_add_up_to_the_denoiser",
+    ),
 )  # fmt: skip

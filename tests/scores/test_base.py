@@ -8,7 +8,7 @@ from support import MIXTURE, Wave, close, every_schedule, seeded, spd
 from torch import nn
 
 import gradlogp as glp
-from gradlogp.calculus.reverse import jacobian
+from gradlogp.calculus.reverse import jacobian, jacobian_trace
 from gradlogp.check import check_density
 from gradlogp.diffusion.evolve import first_time
 from gradlogp.diffusion.transitions import DDIM, UniPC
@@ -177,6 +177,46 @@ def test_low_rank_and_diagonal(generator):
         a, b = (v.reshape(-1, 1) for v in VP()(t))
         close(base.score(z, a, b).flatten(1), exact(z.flatten(1), t), rtol=1e-9)
         close(base.denoise(z, a, b).flatten(1), exact.denoise(z.flatten(1), t), rtol=1e-9)
+
+
+@every_law
+def test_the_divergence_is_that_of_the_denoiser(base, generator):
+    of_law = Base.of_law(base, torch.Size([2]), torch.empty(0).double())
+    few, _ = low_rank(generator)
+    for law_, z in (
+        (of_law, 3 * torch.randn(5, 2, generator=generator)),
+        (few, torch.randn(5, 2, 3, generator=generator)),
+    ):
+        for a, b in ((0.7, 0.4), (1.0, 1e-3), (1.0, 30.0), (0.0, 1.0)):
+            level = (torch.full((1, 1), v) for v in (a, b))
+            divergence_is_exact(law_, z, *level)
+
+
+def divergence_is_exact(law_, z, a, b):
+    value, trace = law_.denoise_trace(z, a, b)
+    close(value, law_.denoise(z, a, b), rtol=1e-9)
+    right = jacobian(lambda y: law_.denoise(y, a, b), z).diagonal(dim1=1, dim2=2).sum(1)
+    close(trace, right, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_base_and_network_add_up_to_the_denoiser(fallback, generator):
+    """Value and divergence, of a model and given a class."""
+    for condition in (None, 3):
+        net = MLP(2, 8, 1, condition, generator=generator).double()
+        nn.init.normal_(net.outlet.weight, generator=generator)
+        model = ScoreModel(net, VP(), "v", base=MIXTURE).eval()
+        model.base.share.copy_(torch.linspace(0.2, 1, bases.LEVELS))
+        model.base.fallback = fallback
+        score = model if condition is None else model.given(torch.tensor([0, 2, 1, 0]))
+        z = torch.randn(4, 2, generator=generator)
+        for t in TIMES:
+            known, divergence = score.known_mean(z, t)
+            learned, trace = jacobian_trace(lambda y, t=t, s=score: s.learned_mean(y, t), z)
+            whole, right = jacobian_trace(lambda y, t=t, s=score: s.denoise(y, t), z)
+            close(known + learned, whole, rtol=1e-9)
+            close(divergence + trace, right, rtol=1e-7)
+    assert ScoreModel(Wave(2), VP()).known_mean(z, TIMES[0]) is None
 
 
 # ---------------------------------------------------------------------------- fitted

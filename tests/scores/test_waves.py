@@ -6,6 +6,7 @@ from support import Wave, close, seeded
 from torch import nn
 
 import gradlogp as glp
+from gradlogp.calculus.reverse import jacobian
 from gradlogp.diffusion import UniPC, evolve
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.interfaces.base import base_for
@@ -76,6 +77,11 @@ def test_score_and_denoiser_are_those_of_the_mixture(base, generator):
         a, b = (v.reshape(-1, 1) for v in VP()(t))
         close(base.score(z, a, b).flatten(1), exact(z.flatten(1), t), rtol=1e-9)
         close(base.denoise(z, a, b).flatten(1), exact.denoise(z.flatten(1), t), rtol=1e-9)
+    a, b = torch.full((1, 1), 0.7).double(), torch.full((1, 1), 0.4).double()
+    value, trace = base.denoise_trace(z, a, b)
+    close(value, base.denoise(z, a, b), rtol=1e-9)
+    right = jacobian(lambda y: base.denoise(y, a, b), z).diagonal(dim1=1, dim2=2).sum(1)
+    close(trace, right, rtol=1e-8)
     law_t = law.noised(0.7, 0.4)
     level = torch.tensor([[[0.7]], [[0.4]]], dtype=torch.float64)
     close(base.log_prob(z, *level), law_t.log_prob(z.flatten(1)), rtol=1e-9)

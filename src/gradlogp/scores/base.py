@@ -148,6 +148,30 @@ class Base(Shared):
         z0 = (y * gain) @ U.mT + (mean if r is None else r @ mean)
         return z0.reshape(z.shape)
 
+    def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return E[z_0 | z_t = z] and its divergence, `(B,)`.
+
+        With G_k = α S_k Σ_k⁻¹, the scores g_k and means m_k of the components, and m of all,
+
+        .. math:: \nabla \cdot m = \sum_k r_k \left( \mathrm{tr}\, G_k + g_k \cdot (m_k - m) \right)
+        """
+        flat = z.flatten(1)
+        if not self.whole:
+            return self.denoise(z, a, b), self._low_rank_trace(flat, a, b).expand(len(z))
+        y, noisy, U = self._principal(flat, a, b)
+        means, K = self.means.to(z), len(self.means)
+        gain = a * self.values.to(z).reshape(1, -1) / noisy.clamp(min=torch.finfo(z.dtype).tiny)
+        traces = gain.unflatten(1, (K, -1)).sum(2)
+        if K == 1:
+            return ((y * gain) @ U.mT + means).reshape(z.shape), traces.expand(len(z), 1).sum(1)
+        r = self._log_joint(y, noisy).softmax(1)
+        own = torch.eye(K, dtype=z.dtype, device=z.device).repeat_interleave(means.shape[1], 1)
+        each = (r @ own) * y
+        z0 = (each * gain) @ U.mT + r @ means
+        own_means = (self.vectors.to(z).mT @ means.unsqueeze(2)).reshape(1, -1)
+        apart = own_means + gain * y - z0 @ U  # U_kᵀ(m_k − m)
+        return z0.reshape(z.shape), (r * traces).sum(1) - (each / noisy * apart).sum(1)
+
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return log p_t(z) of the noised law, `(B,)`."""
         z = z.flatten(1)
@@ -184,10 +208,18 @@ class Base(Shared):
         return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
-        self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
+        self,
+        z0: Tensor,
+        z: Tensor,
+        a: Tensor,
+        b: Tensor,
+        coordinate: Tensor,
+        *,
+        alone: bool = False,
     ) -> Tensor:
-        """Return E[z_0 | z_t = z] with the share of a correction z0."""
-        return self.beside(self.denoise(z, a, b), z0, coordinate)
+        """Return E[z_0 | z_t = z] with the share of a correction z0, or `alone` this share."""
+        known = torch.zeros_like(z0) if alone else self.denoise(z, a, b)
+        return self.beside(known, z0, coordinate)
 
     def _rotated(
         self, z: Tensor, a: Tensor, b: Tensor
@@ -227,6 +259,16 @@ class Base(Shared):
         y = (z - a * self.means.to(z)) / E
         along = ((y @ A).unsqueeze(1) @ middle).flatten(1)
         return -(y - a.square() * ((along @ A.mT) / E)), D, A
+
+    def _low_rank_trace(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return tr α S Σ⁻¹ for S = D + A Aᵀ, `(1,)` or `(B,)`."""
+        D, A = self.diagonal.to(z), self.vectors[0].to(z) * self.values[0].to(z).sqrt()
+        E = a.square() * D + b.square()
+        inner, thin = ((A.mT.unsqueeze(0) / v.unsqueeze(1)) @ A for v in (E, E.square() / D))
+        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
+        square = a.square().unsqueeze(2)
+        left = torch.linalg.solve(one + square * inner, inner - square * thin)
+        return a[:, 0] * ((D / E).sum(1) + left.diagonal(dim1=1, dim2=2).sum(1))
 
     # ------------------------------------------------------------------ fitted
 

@@ -17,6 +17,12 @@ from .networks import NO_CLASS
 LEAST_ROWS = 10
 """Rows for each number of a condition that its linear part needs."""
 
+MOST_LINEAR = 250_000
+"""Entries of the linear part of a condition, beyond which a model has none."""
+
+ROWS = 20_000
+"""Rows that it is fitted to."""
+
 NULL = 4.0
 """Where the learned null condition starts, in standard deviations, or beyond what goes further."""
 
@@ -240,6 +246,16 @@ class ConditionedScore(ScoreWrapper):
 
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return self.score.denoise_given(z, t, self._each(z))
+
+    def learned_mean(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return what the network adds to the part of the base, `known_mean`."""
+        mean: Tensor = self.score.denoise_given(z, t, self._each(z), alone=True)
+        return mean
+
+    def known_mean(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what the base of a model alone has of E[z_0 | z_t = z], and its divergence."""
+        known = getattr(self.score, "known_mean", None)  # a model of another make has none
+        return None if known is None else known(z, t)
 
     def _around(self, score: Any) -> Any:  # another condition in place of this one, or none
         return score

@@ -27,18 +27,12 @@ from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean
 from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
 from .base import AnyBase, read_base
-from .conditioned import Condition, ConditionedScore, linear_part
-from .frame import Frame, check_held, frame_of, noise_coordinate, time_from
+from .conditioned import MOST_LINEAR, ROWS, Condition, ConditionedScore, linear_part
+from .frame import Frame, check_held, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition, read_event_shape
 from .shared import Noised
 from .waves import Waves
-
-MOST_LINEAR = 250_000
-"""Entries of the linear part of a condition, beyond which a model has none."""
-
-ROWS = 20_000
-"""Rows that it is fitted to."""
 
 
 class ScoreModel(ScoreBase, nn.Module):
@@ -259,18 +253,13 @@ class ScoreModel(ScoreBase, nn.Module):
     @property
     def start(self) -> float:  # type: ignore[override]
         """The least time from which on the model is its base alone, of which the law is known; or 1."""
-        return min(1.0, self._known_from())
+        base, std = self.base, self._spread(self.z_std)
+        return 1.0 if base is None else min(1.0, base.alone_from(self.schedule, std))
 
     def law(self, t: Tensor) -> Noised | None:
         """Return the law of z_t where it is that of the base, so that nothing is learned."""
-        if self.base is None or bool((t < self._known_from()).any()):
-            return None
-        return Noised(self.base, *(v.to(self.z_mean).reshape(-1, 1) for v in self.schedule(t)))
-
-    def _known_from(self) -> float:
-        if self.base is None:
-            return math.inf
-        return time_from(self.schedule, self.base.known_from(), self._spread(self.z_std))
+        base, std = self.base, self._spread(self.z_std)
+        return None if base is None else base.law(t, self.schedule, std)
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
@@ -336,11 +325,25 @@ class ScoreModel(ScoreBase, nn.Module):
             return None
         return self.condition.null(len(z), z)
 
-    def denoise_given(self, z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def known_mean(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what the base alone has of E[z_0 | z_t = z], and its divergence; None without one."""
+        if self.base is None:
+            return None
+        frame = self._frame(z, t)
+        return self.base.known_mean(z, *frame.flat_levels(), frame.coordinate)
+
+    def learned_mean(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return what the network adds to `known_mean`."""
+        return self.denoise_given(z, t, self._without(z), alone=True)
+
+    def denoise_given(
+        self, z: Tensor, t: Tensor, condition: Tensor | None, *, alone: bool = False
+    ) -> Tensor:
         """Return E[z_0 | z_t = z] for a condition in the form that `forward` takes.
 
-        Where α = 0 the state carries no information about z_0, and neither does a score or ε: the
-        result is the mean of z_0, or of the base if there is one.
+        Or `alone` what the network adds to `known_mean`. Where α = 0 the state carries no information
+        about z_0, and neither does a score or ε: the result is the mean of z_0, or of the base if
+        there is one.
         """
         if isinstance(self.condition, Mask):
             condition = self.condition.null(len(z), z) if condition is None else condition
@@ -363,7 +366,7 @@ class ScoreModel(ScoreBase, nn.Module):
         if self._whole:
             z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
         at = *frame.flat_levels(), frame.coordinate
-        return z0 if self.base is None else self.base.corrected_mean(z0, z, *at)
+        return z0 if self.base is None else self.base.corrected_mean(z0, z, *at, alone=alone)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

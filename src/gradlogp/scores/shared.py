@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..core import Generator
+from ..core import Generator, Schedule
+from .frame import time_from
 
 LEVELS = 24
 """Levels of noise at which the share of the correction is known; between them it is interpolated."""
@@ -55,12 +57,36 @@ class Shared(nn.Module):
         share = self.shared(coordinate).reshape(-1, *[1] * (known.ndim - 1))
         return known + share * (learned - known if self.fallback else learned)
 
-    def known_from(self) -> float:
-        """Return the noise coordinate from which on nothing of the correction is kept; or infinity."""
+    def alone_from(self, schedule: Schedule, std: Tensor) -> float:
+        """Return the least time from which on nothing of the correction is kept, or infinity.
+
+        Arguments:
+            schedule: The schedule of the model.
+            std: c, which its noise coordinate is measured in.
+        """
         kept = self.share.reshape(len(self.share), -1).any(1).nonzero()
         first, last = int(kept[-1]) + 1 if len(kept) else 0, len(self.share) - 1
         low, high = self.span.double().tolist()
-        return low + (high - low) * first / last if first <= last else torch.inf
+        if first > last:
+            return math.inf
+        return time_from(schedule, low + (high - low) * first / last, std)
+
+    def law(self, t: Tensor, schedule: Schedule, std: Tensor) -> Noised | None:
+        """Return the law of z_t from `alone_from` on, and None before."""
+        if bool((t < self.alone_from(schedule, std)).any()):
+            return None
+        alpha, sigma = (v.to(self.share).reshape(-1, 1) for v in schedule(t))
+        return Noised(cast(ClosedForm, self), alpha, sigma)
+
+    def known_mean(
+        self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what of E[z_0 | z_t = z] remains of this law beside a network, and its divergence."""
+        value, trace = cast(ClosedForm, self).denoise_trace(z, a, b)
+        if not self.fallback:
+            return value, trace
+        left = 1 - self.shared(coordinate)
+        return left.reshape(-1, *[1] * (z.ndim - 1)) * value, left * trace
 
     def check_share(self, name: str) -> dict[str, bool]:
         """Return for each of its tensors whether it can be what it is called."""
@@ -82,6 +108,9 @@ class ClosedForm(Protocol):
 
     def score(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return ∇ log p_t(z), shape of z."""
+
+    def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return E[z_0 | z_t = z] and its divergence, `(B,)`."""
 
     def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
         """Draw n states, `(n, *event)`."""

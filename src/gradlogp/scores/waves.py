@@ -109,6 +109,16 @@ class Waves(Shared):
             total = total + r * (m + a * v / c * y)
         return self.mean.to(z) + self.image(total.reshape(z.shape))
 
+    def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return E[z_0 | z_t = z] of the law and its divergence, `(B,)`: see `Base.denoise_trace`."""
+        parts, w, trace = self._parts(z, a, b), torch.zeros_like(z.flatten(1)), z.new_zeros(len(z))
+        for r, y, c, m, v in parts:
+            w = w + r * (m + a * v / c * y)
+        for r, y, c, m, v in parts:
+            gain = a * v / c
+            trace = trace + r[:, 0] * (gain.sum(1) - (y / c * (m + gain * y - w)).sum(1))
+        return self.mean.to(z) + self.image(w.reshape(z.shape)), trace
+
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return log p_t(z) of the noised law, `(B,)`."""
         log_joint, _ = self._components(z, a, b)
@@ -153,13 +163,21 @@ class Waves(Shared):
         return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
-        self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
+        self,
+        z0: Tensor,
+        z: Tensor,
+        a: Tensor,
+        b: Tensor,
+        coordinate: Tensor,
+        *,
+        alone: bool = False,
     ) -> Tensor:
-        """Return E[z_0 | z_t = z] with the share of a correction z0, and of what that lacks."""
+        """Return E[z_0 | z_t = z] with the share of z0 and of what it lacks, or `alone` this share."""
         extra = self._lacking(z, a, b, coordinate)
         blind = a.masked_fill(a == 0, torch.inf)  # where a state carries no information
         z0 = z0 + extra * (b.square() / blind)[..., None, None]
-        return self.beside(self.denoise(z, a, b), z0, coordinate)
+        known = torch.zeros_like(z0) if alone else self.denoise(z, a, b)
+        return self.beside(known, z0, coordinate)
 
     def _lacking(self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return β w/c; coordinates are `()` or `(B,)`."""
