@@ -21,7 +21,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 
 
 def call(capsys, *arguments):
@@ -120,7 +120,7 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     assert len(out.strip().splitlines()) == 4
 
 
-def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys, coarse_pictures):
+def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
     data = tmp_path / "dice.csv"
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.learn import checkpoint
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 QUICK = ("--steps", "30", "--width", "16", "--quiet")
 
 
@@ -101,7 +101,7 @@ def test_sample_prints_a_table(capsys, folder):
     assert len(out.splitlines()) == 4
 
 
-def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pictures):
+def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path):
     shifted = people(60, 1).assign(height=lambda f: f["height"] + 30)
     shifted.to_csv(tmp_path / "off.csv", index=False)
     line = f"evaluate {tmp_path}/off.csv @real.csv --out {tmp_path}/report --json --quiet"
