@@ -40,7 +40,7 @@ def main() -> None:
     schedule = glp.schedules.Levels(torch.logspace(1.3, -1.5, 40))
     exact_score = glp.ExactScore(law, schedule)
     g = torch.Generator().manual_seed(0)
-    annealed = glp.diffusion.AnnealedLangevin(n_steps=60, relative_step=0.3)
+    annealed = glp.diffusion.AnnealedLangevin(n_steps=30, relative_step=0.3)
     x = glp.evolve(annealed, exact_score, 4000, generator=g)
     found = float((x[:, 0] > 0).float().mean())
     print(f"weight of the right mode by annealed Langevin {found:.3f}, exactly 0.8")

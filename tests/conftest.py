@@ -64,6 +64,13 @@ def coarse_pictures(monkeypatch):
 
 
 @pytest.fixture
+def quick_pictures(coarse_pictures, monkeypatch):
+    """Likewise, and do not arrange what is in them, which takes longer than to draw it."""
+    engine = "matplotlib.layout_engine.ConstrainedLayoutEngine.execute"
+    monkeypatch.setattr(engine, lambda layout, figure: None)
+
+
+@pytest.fixture
 def few_steps(monkeypatch):
     """Measure no steps, and shares roughly, where only their being there is looked at."""
     monkeypatch.setattr("gradlogp.interfaces.pipeline.sample_levels", lambda model: 16)

@@ -103,6 +103,7 @@ def modules():
     yield from (v for n in glp.__all__ if isinstance(v := getattr(glp, n), types.ModuleType))
 
 
+@functools.cache
 def public_names():
     """Every public function and class, `{path: object}`, under the name of where it is written."""
     found = {}
@@ -387,10 +388,20 @@ BY_BOTH = {
 """By function and parameter, where the default takes long or the name is not enough."""
 
 
+SIGNATURES = {}
+
+
+def signature(f):
+    """Return the signature of f, found once: it is asked for at every call."""
+    if id(f) not in SIGNATURES:
+        SIGNATURES[id(f)] = f, inspect.signature(f)  # f is kept, so that no other has its id
+    return SIGNATURES[id(f)][1]
+
+
 def parameters(f):
     """Return the parameters of f that take one argument each."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p for p in inspect.signature(f).parameters.values() if p.kind not in several]
+    return [p for p in signature(f).parameters.values() if p.kind not in several]
 
 
 def valid(path, parameter):
@@ -624,14 +635,15 @@ SYNONYMS = {
 
 def names(message, f, name):
     """Whether a message names the argument, or another that does not go with it."""
-    known = [p.name for p in parameters(f)]
-    words = "|".join([name, SYNONYMS.get(name, name), *known])
+    if re.search(rf"\b{name}\b", message):
+        return True
+    words = "|".join([SYNONYMS.get(name, name), *(p.name for p in parameters(f))])
     return re.search(rf"\b({words})\b", message) is not None
 
 
 def judged(path, f, name, wild=False):
     """Whether f has to look at this argument."""
-    if str(inspect.signature(f).parameters[name].annotation) == "bool":
+    if str(signature(f).parameters[name].annotation) == "bool":
         return False  # whatever Python takes for true
     if any(f"{path}.{name}".endswith(key) or path.endswith(key) for key in UNUSED):
         return False

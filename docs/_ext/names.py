@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import types
 from functools import cache
@@ -66,8 +67,17 @@ def file_of(module: str) -> Path:
 
 @cache
 def tree_of(file: Path) -> ast.Module:
-    """Return the syntax of a file."""
-    return ast.parse(file.read_text(encoding="utf-8"))
+    """Return the syntax of a file.
+
+    Trees are kept, so the collector need not pass over them: it took three times as long as the parser.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    gc.freeze()
+    if collecting:
+        gc.enable()
+    return tree
 
 
 @cache

@@ -16,6 +16,7 @@ import gradlogp as glp
 from gradlogp.learn import checkpoint, folders
 
 pytestmark = [
+    pytest.mark.usefixtures("as_user"),  # checks of shapes would take half of these trainings
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]

@@ -1,12 +1,15 @@
 """The pages: blocks of Python run, links lead somewhere, commands and names exist."""
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,13 +115,20 @@ def test_commands_run(page, as_reader, capsys):
                 assert code == 0 or (code == 1 and judged), (line, words)
 
 
+@cache
+def help_of(*command):
+    """What a command says of itself, or of its options."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main([*command, "--help"]) == 0, command
+    return said.getvalue()
+
+
 @each_of([page for page in TEXTS if commands(page)])
-def test_commands_exist(page, capsys):
+def test_commands_exist(page):
     for line, words in commands(page):
         where = f"{name(page)}, line {line}"
         command = [word for word in words[:1] if not word.startswith("-")]
-        assert main([*command, "--help"]) == 0, where
-        said = capsys.readouterr().out
+        said = help_of(*command)
         assert f"Usage: gradlogp {' '.join(command)}".strip() in said, where
         for word in words:
             if word.startswith("--"):

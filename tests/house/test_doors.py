@@ -55,7 +55,7 @@ def walk(paths, few=None):
     return wrong, n
 
 
-pytestmark = pytest.mark.usefixtures("as_user")
+pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
 
 
 @pytest.fixture(autouse=True)

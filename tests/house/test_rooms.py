@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from names import tree_of
 
 import gradlogp
 
@@ -63,11 +64,6 @@ inner = [p for p in FILES if p != ROOT / "__init__.py"]
 
 
 @cache
-def tree(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
 def imports(path):
     """Every import of a file, also inside functions: absolute dotted names and their lines."""
     return tuple(_imports(path))
@@ -75,7 +71,7 @@ def imports(path):
 
 def _imports(path):
     package = ["gradlogp", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(tree(path)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node
@@ -149,7 +145,7 @@ def test_theory_is_for_the_interfaces():
 
 def test_length_and_docstrings():
     for path in FILES:
-        assert ast.get_docstring(tree(path)), f"{name(path)} has no docstring"
+        assert ast.get_docstring(tree_of(path)), f"{name(path)} has no docstring"
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= LENGTH, f"{name(path)} has {lines} lines: is it one idea?"
 
@@ -164,7 +160,7 @@ DRAWS = {
 
 def draws(path):
     """Calls of torch.<law>(...) that draw, or seed, without being given a generator."""
-    for node in ast.walk(tree(path)):
+    for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -210,7 +206,7 @@ def test_import_is_light():
 
 def test_the_lazy_table_agrees_with_the_type_checker():
     seen = {}
-    for node in tree(ROOT / "__init__.py").body:
+    for node in tree_of(ROOT / "__init__.py").body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for statement in node.body:
                 assert isinstance(statement, ast.ImportFrom)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from names import tree_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]
@@ -50,26 +51,32 @@ WRONG = {
 
 def prose(path):
     """Yield (line, text) of what a reader sees: strings of a source, a page without its code."""
-    source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.lineno, node.value
     else:
+        source = path.read_text(encoding="utf-8")
         fenced = re.sub(
             r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), source, flags=re.M | re.S
         )
         yield 1, fenced
 
 
+END = "\0"
+"""Between texts of a file, which are searched as one: no phrase goes over it."""
+
+
 def found(files):
     for path in files:
-        for line, text in prose(path):
-            flat = re.sub(r"\s", " ", text)
-            for wrong, right in WRONG.items():
-                for match in re.finditer(wrong, flat):
-                    at = line + text[: match.start()].count("\n")
-                    yield f"{path.relative_to(ROOT)}:{at}: {match[0]!r}, write {right!r}"
+        lines, texts = zip(*prose(path), strict=True)
+        whole = END.join(texts)
+        flat = re.sub(r"\s", " ", whole)
+        for wrong, right in WRONG.items():
+            for match in re.finditer(wrong, flat):
+                before = whole[: match.start()].split(END)
+                at = lines[len(before) - 1] + before[-1].count("\n")
+                yield f"{path.relative_to(ROOT)}:{at}: {match[0]!r}, write {right!r}"
 
 
 def test_words():

@@ -21,7 +21,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 
 
 def call(capsys, *arguments):
@@ -120,7 +120,7 @@ def test_every_way_from_noise_without_signal(points, tmp_path_factory, capsys, m
     assert len(out.strip().splitlines()) == 4
 
 
-def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys, coarse_pictures):
+def test_evaluate_in_bits_with_probes_and_a_report(tmp_path, capsys):
     """Bits of integers: −log₂ p of dequantised data over the dimension, cells of width 1."""
     data = tmp_path / "dice.csv"
     rng = np.random.default_rng(0)
@@ -261,7 +261,7 @@ def test_options_from_a_file(points, tmp_path, capsys):
 
 SAVING_OFTEN = (
     "import sys; from gradlogp.learn.training import fit; "
-    "fit.__kwdefaults__['checkpoint_every'] = 20; "
+    "fit.__kwdefaults__['checkpoint_every'] = 5; "
     "from gradlogp.interfaces.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -270,7 +270,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
         sys.executable, "-c", SAVING_OFTEN, "fit", str(points), "--columns", "a,b",
-        "--steps", "160", "--width", "16", "--quiet", "--out",
+        "--steps", "120", "--width", "8", "--no-table", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     said = tmp_path / "said"
@@ -279,7 +279,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
     deadline = time.monotonic() + 120
     while not (out / "training.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     process.wait(timeout=120)
     err = said.read_text()
@@ -291,7 +291,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     assert "torch.optim" in imported
     assert not {"torch._dynamo", "matplotlib"} & imported  # seconds, for nothing
     step = json.loads((out / "run.json").read_text())["step"]
-    assert 0 < step < 160
+    assert 0 < step < 120
     # in this process: starting another costs more than the training
     whole = tmp_path / "whole"
     assert main([*common[3:], str(out), "--resume"]) == 0

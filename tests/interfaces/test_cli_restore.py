@@ -9,7 +9,7 @@ from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,9 @@ def folder(tmp_path_factory):
     np.save(path / "data.npy", x.astype(np.float32))
     np.save(path / "one.npy", (10.0 * left[0, 0] * np.ones((8, 1))).astype(np.float32))
     arguments = ["--steps", "50", "--quiet", "--batch-size", "32"]
-    assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+        assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
     return path
 
 

@@ -15,7 +15,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.learn import checkpoint
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
 QUICK = ("--steps", "30", "--width", "16", "--quiet")
 
 
@@ -36,7 +36,9 @@ def folder(tmp_path_factory):
     written = {"sep": ";", "decimal": ",", "index": False}
     people().to_csv(path / "real.csv", date_format="%d.%m.%Y", **written)
     people(60, 1).to_csv(path / "held.csv", date_format="%d.%m.%Y", **written)
-    assert main(["fit", str(path / "real.csv"), "--out", str(path / "m"), *QUICK]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+        assert main(["fit", str(path / "real.csv"), "--out", str(path / "m"), *QUICK]) == 0
     return path
 
 
@@ -101,7 +103,7 @@ def test_sample_prints_a_table(capsys, folder):
     assert len(out.splitlines()) == 4
 
 
-def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path, coarse_pictures):
+def test_evaluate_judges_a_model_and_a_file(capsys, folder, tmp_path):
     shifted = people(60, 1).assign(height=lambda f: f["height"] + 30)
     shifted.to_csv(tmp_path / "off.csv", index=False)
     line = f"evaluate {tmp_path}/off.csv @real.csv --out {tmp_path}/report --json --quiet"
@@ -175,11 +177,11 @@ def test_an_interrupted_table_is_saved_and_goes_on(capsys, folder, tmp_path, mon
                 os.kill(os.getpid(), signal.SIGTERM)
             yield record
 
-    monkeypatch.setattr(estimator, "fit", fit)
     line = f"fit @real.csv --out {tmp_path}/m {' '.join(QUICK)}"
-    _, err = call(capsys, folder, line, 128 + signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(estimator, "fit", fit)
+        _, err = call(capsys, folder, line, 128 + signal.SIGTERM)
     assert "is saved; continue with --resume" in err
-    monkeypatch.undo()
     torch.set_default_dtype(torch.float32)
     assert checkpoint.read_run(tmp_path / "m")["step"] == 10
     out, _ = call(capsys, folder, f"sample {tmp_path}/m --n 3 --quiet")

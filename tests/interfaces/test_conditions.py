@@ -161,8 +161,9 @@ def test_classes_are_drawn_as_often_as_they_are(tmp_path):
     ).numpy()
     settings = glp.TrainingSettings(steps=300, condition_dropout=0.2)
     estimator = glp.ScoreEstimator(
-        width=32, depth=1, condition="classes", settings=settings, random_state=0
-    ).fit(x, y)
+        width=32, depth=1, condition="classes", settings=settings, random_state=0,
+        n_sample_steps=24, n_likelihood_steps=12,
+    ).fit(x, y)  # fmt: skip
     assert estimator.class_prior_.tolist() == [0.8, 0.2]
     estimator = glp.ScoreEstimator.load(estimator.save(tmp_path / "m"))
     share = (estimator.sample(2000) < 0).mean()

@@ -24,10 +24,10 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_pictures):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures):
     few = {"sample_levels": lambda model: 16}
     for demo, small in {
-        demos.digits: {"GENERATED": 200},
+        demos.digits: {"GENERATED": 100},
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
                       "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
         demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4,
@@ -40,6 +40,10 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, coarse_p
     if name == "stars":
         stars = data.load("stars")
         monkeypatch.setattr(data, "load", lambda name: stars._replace(x=stars.x[::10]))
+    if name == "digits":
+        digits = data.load("digits")
+        some = digits._replace(x=digits.x[::3], labels=digits.labels[::3])
+        monkeypatch.setattr(data, "load", lambda name: some)
     result = getattr(demos, name).run(tmp_path / name, steps=3, quiet=True)
     assert result.report.read_text().startswith("<!doctype html>")
     numbers = json.loads((tmp_path / name / "numbers.json").read_text())

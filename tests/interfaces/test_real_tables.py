@@ -104,7 +104,7 @@ def through(frame, folder, capsys, *options, n=1000):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_tables_come_back(name, tmp_path, capsys, few_steps):
-    quick = ("--steps", "40", "--width", "32")
+    quick = ("--steps", "20", "--width", "16")
     frame = named(SMALL[name], name)
     real, new, code, reported = through(frame, tmp_path, capsys, *quick, n=len(frame))
     assert check_schema(real, new) == []

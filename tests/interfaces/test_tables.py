@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,12 @@ from gradlogp.interfaces.tables.frames import far_values
 
 
 def table(n=400, seed=0):
-    """Every kind of column that a table has."""
+    """Every kind of column that a table has: a copy, which a test may change."""
+    return made(n, seed).copy()
+
+
+@cache
+def made(n, seed):
     rng = np.random.default_rng(seed)
     a = rng.normal(size=n)
     found = pd.DataFrame({
@@ -170,7 +176,7 @@ def test_the_same_schema_comes_out(fitted):
     assert not new.equals(fitted.sample(300, random_state=5))
 
 
-def test_saved_and_loaded(fitted, tmp_path):
+def test_saved_and_loaded(fitted, few_steps, tmp_path):
     fitted.save(tmp_path / "m")
     loaded = TableEstimator.load(tmp_path / "m")
     assert loaded.columns_ == fitted.columns_
@@ -208,7 +214,8 @@ def test_heavy_tails_keep_their_quantiles():
     """exp(2N): quartiles within 10 %, no negative value."""
     z = np.random.default_rng(0).normal(size=2000)
     frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
-    new = TableEstimator(glp.ScoreEstimator(max_iter=50, width=32, random_state=0)).fit(frame)
+    few = {"max_iter": 50, "width": 32, "n_sample_steps": 32}
+    new = TableEstimator(glp.ScoreEstimator(random_state=0, **few)).fit(frame)
     drawn = new.sample(4000)["x"]
     assert (drawn > 0).all()
     for q in (0.25, 0.5):
@@ -260,7 +267,7 @@ def test_texts_that_look_like_states_are_texts():
     pd.testing.assert_series_equal(decode(column, z, seeded()), frame["a"])
 
 
-def test_what_can_be_overridden_and_what_cannot():
+def test_what_can_be_overridden_and_what_cannot(few_steps):
     frame = table(60)[["age", "month", "city", "name"]]
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, n_sample_steps=8), drop=["name"],
                            kinds={"month": "category"})  # fmt: skip
@@ -301,7 +308,9 @@ def correlated():
     x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
     frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
     estimator = glp.ScoreEstimator(max_iter=300, width=48, depth=2, random_state=0)
-    return TableEstimator(estimator).fit(frame), frame
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradlogp.learn.share.ENTRIES", 2**14)
+        return TableEstimator(estimator).fit(frame), frame
 
 
 def test_imputed_draws_have_the_conditional_law(correlated):
@@ -355,7 +364,7 @@ def test_every_row_has_holes_of_its_own(fitted):
         model.impute(frame.drop(columns="age"))
 
 
-def test_a_density_where_a_hole_says_nothing(tmp_path):
+def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
     """Columns without holes when learned: log p of the cells that are there, of a correlated law."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1500, 2))
@@ -381,7 +390,7 @@ def test_a_density_where_a_hole_says_nothing(tmp_path):
         plain.score_samples(pd.DataFrame({"a": [np.nan], "b": [1.0]}))
 
 
-def test_the_command_fills_a_file(tmp_path, capsys):
+def test_the_command_fills_a_file(few_steps, tmp_path, capsys):
     frame = table(60)[["age", "rain", "city", "visits", "dose"]]
     estimator = glp.ScoreEstimator(max_iter=5, width=8, depth=1, random_state=0, n_sample_steps=4)
     TableEstimator(estimator).fit(frame).save(tmp_path / "m")
@@ -401,7 +410,7 @@ def test_the_command_fills_a_file(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 3
 
 
-def test_weights_of_rows_are_those_of_levels_and_names():
+def test_weights_of_rows_are_those_of_levels_and_names(few_steps):
     """Rows of weight 0 are not there; frequencies of what is drawn as seen are weighted."""
     n = 300
     frame = pd.DataFrame({
@@ -485,7 +494,7 @@ def test_numbers_drawn_by_a_network_that_knows_nothing_are_finite():
     assert back.max() <= 11 * heavy.max()
 
 
-def test_columns_without_a_value_come_back_without():
+def test_columns_without_a_value_come_back_without(few_steps):
     frame = pd.DataFrame({"a": [None] * 40, "b": np.arange(40.0), "c": [np.nan] * 40})
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, random_state=0)).fit(frame)
     new = found.sample(10)
@@ -494,7 +503,7 @@ def test_columns_without_a_value_come_back_without():
     assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
 
 
-def test_holes_where_there_were_none():
+def test_holes_where_there_were_none(few_steps):
     """pandas makes floats of integers with holes; a row without known cells carries no information."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({

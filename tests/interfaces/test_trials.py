@@ -55,8 +55,8 @@ def stop_at(n):
 @pytest.mark.parametrize(("base", "whole"), [(WRONG, True), (MIXTURE, False)])
 def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole, monkeypatch):
     """A mixture that would have to be undone is only fallen back on; the right one is corrected."""
-    monkeypatch.setattr(trials, "TRIED", (100, 100))
-    x, aside = (MIXTURE.sample(n, generator=seeded(n)).double() for n in (1500, 300))
+    monkeypatch.setattr(trials, "TRIED", (60, 60))
+    x, aside = (MIXTURE.sample(n, generator=seeded(n)).double() for n in (1000, 300))
     settings = glp.TrainingSettings(steps=1000)
     few = replace(settings, steps=999)
     cases = [
@@ -75,7 +75,7 @@ def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole,
     asked = asked_of(network, base, x, aside, settings)
     first = choose(asked, replace(settings, learning_rate=1e30), seed=0, quiet=True)
     assert not asked.model.base.fallback
-    assert len(first.records) == 100  # of the other one
+    assert len(first.records) == 60  # of the other one
 
 
 ROW = 1e-3
@@ -153,6 +153,7 @@ def learn(parts, **options):
 @pytest.mark.parametrize("second", [False, True])
 def test_what_is_chosen_is_what_it_would_be_without_a_trial(parts, second, monkeypatch, tmp_path):
     """Bit for bit, and resumed: a trial costs the steps of the other training, and no others."""
+    monkeypatch.setattr("gradlogp.learn.share.ENTRIES", 2**10)
     seen, taken, take = [], [], trials.Beginning.take
     losses = [torch.arange(9) / 9 + k for k in ((1, 0) if second else (0, 1))]
 

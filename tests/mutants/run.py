@@ -6,6 +6,7 @@ copy of the sources with one replacement first on its path and runs pytest there
     python tests/mutants/run.py [number ...]              prints one JSON object a line
     python tests/mutants/run.py --record [number ...]     and keeps in caught.json what was caught
     python tests/mutants/run.py --unchanged [number ...]  all their tests, with nothing replaced
+    python tests/mutants/run.py --control N [number ...]  and last the test of N, with nothing replaced
 """
 
 import argparse
@@ -76,12 +77,15 @@ def main():
     parser.add_argument("numbers", nargs="*", type=int)
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--unchanged", action="store_true")
+    parser.add_argument("--control", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     numbers = options.numbers or range(len(MUTANTS))
-    for chosen in [list(numbers)] if options.unchanged else [[n] for n in numbers]:
+    groups = [(list(numbers), True)] if options.unchanged else [([n], False) for n in numbers]
+    groups += [] if options.control is None else [([options.control], True)]
+    for chosen, unchanged in groups:
         mutants = [MUTANTS[n] for n in chosen]
-        if options.unchanged:
+        if unchanged:
             mutants = [m._replace(new=m.old) for m in mutants]
         known = record.fingerprint(mutants[0])
         code, said = run_forked(mutants)
@@ -90,7 +94,7 @@ def main():
             json.dumps({"numbers": chosen, "caught": found, "code": code, "said": said}),
             flush=True,
         )
-        if options.record and not options.unchanged:
+        if options.record and not unchanged:
             record.write(
                 record.updated(record.read(), MUTANTS, mutants[0], known if found else None)
             )

@@ -20,6 +20,13 @@ BOUNDS = (-4, 4, -3, 3)
 MIXTURE = GaussianMixture([0.3, 0.7], [[-1.5, -0.8], [1.4, 0.9]], [0.3, 0.4])
 
 
+@pytest.fixture(autouse=True)
+def _arranged_where_it_is_seen(request):
+    """Only where pixels are looked at are figures arranged, which takes longer than to draw them."""
+    if "theme" not in request.fixturenames:
+        request.getfixturevalue("quick_pictures")
+
+
 def generator():
     return torch.Generator().manual_seed(0)
 
