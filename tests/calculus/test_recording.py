@@ -196,13 +196,13 @@ def test_the_data_are_let_go(generator):
 
 
 def test_recordings_leave_no_memory_behind(generator):
-    """Functions of `torch.jit.trace` live as long as the process: 0.7 MB each, 17 MB here."""
+    """Functions of `torch.jit.trace` live as long as the process: 0.7 MB each, 11 MB here."""
     resource = pytest.importorskip("resource")
 
     def peak():  # in kB; in bytes on some systems
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    for i in range(34):
+    for i in range(26):
         if i == 10:
             before = peak()
         field = Recorded(regression)

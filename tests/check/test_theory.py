@@ -236,7 +236,7 @@ def test_efficiency_against_a_simulation():
     side = torch.where(torch.rand(fits, n, generator=g) < 0.5, -a, a)
     x = side + torch.randn(fits, n, generator=g)
     pi = torch.full((fits, 1), 0.5)
-    for _ in range(12):  # the loss tr s' + ½ s² in π, with r = π e^{2ax}/(π e^{2ax} + 1 − π)
+    for _ in range(6):  # the loss tr s' + ½ s² in π, with r = π e^{2ax}/(π e^{2ax} + 1 − π)
 
         def loss(p):
             r = torch.sigmoid(2 * a * x + (p / (1 - p)).log())

@@ -45,14 +45,15 @@ def test_order_of_the_steps(schedule, generator):
     """A divergence at the wrong (x, t) pair would leave order 1 or 2."""
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(4, generator=generator)
-    results = [likelihood(GAUSSIAN, schedule, x, n_steps=n) for n in (240, 720)]
+    n = 240 if isinstance(schedule, SubVP) else 120  # from where the order shows
+    results = [likelihood(GAUSSIAN, schedule, x, n_steps=k) for k in (n, 3 * n)]
     expected = start.log_prob(x)
     errors = [float((r.log_prob - expected).norm()) for r in results]
     assert errors[-1] < 1e-5
     slope = float(order(errors, 3.0))
     assert 2.8 < slope < 4.5
     assert torch.equal(results[0].standard_error, torch.zeros(4))
-    assert [r.nfe for r in results] == [241, 721]
+    assert [r.nfe for r in results] == [n + 1, 3 * n + 1]
     assert float((GAUSSIAN.log_prob(x) - expected).abs().max()) > 1e-4  # σ(t_min) counts
 
 
@@ -164,14 +165,14 @@ def test_hutchinson_follows_its_generator(generator):
 # ---------------------------------------------------------------------------- behaviour
 
 
-@pytest.mark.parametrize("options", [{"n_steps": 4}, {"tolerance": 1e-5}], ids=str)
+@pytest.mark.parametrize("options", [{"n_steps": 4}, {"tolerance": 1e-3}], ids=str)
 def test_batch_independence(options, generator):
     """Also if every sample has its own steps."""
-    x = MIXTURE.sample(6, generator=generator)
+    x = MIXTURE.sample(4, generator=generator)
     found = lambda x, **chunks: likelihood(MIXTURE, VP(), x, **options, **chunks).log_prob
     whole, other = found(x), torch.cat([x[:1], 5 * x[1:]])
     close(found(other)[0], whole[0], 1e-9)
-    for size in (1, 4):
+    for size in (1, 3):
         close(found(x, chunk_size=size), whole, 1e-9)
 
 
@@ -237,7 +238,7 @@ def test_tolerance_is_met_on_a_mixture(schedule, generator):
     law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
     x = law.sample(5, generator=generator)
     at = torch.tensor(1e-3)
-    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-8, t_min=1e-3)
+    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-7, t_min=1e-3)
     exact = law.noised(*schedule(at)).log_prob(x)
     assert float((found.log_prob - exact).abs().max()) < 1e-5
     assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())

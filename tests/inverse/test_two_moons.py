@@ -40,10 +40,10 @@ def model():
 
 SAMPLERS = {
     "MomentMatching": lambda m: (
-        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 60,
+        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 40,
     ),
     "PiGDM": lambda m: (Ancestral(), PiGDM(m, SEEN), 100),
-    "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 1000),
+    "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 600),
     "RePaint": lambda m: (RePaint(Ancestral(), BARE, 5), m, 60),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The fused engine: the law of the kernels, exactly where it is known, and the conduct of a chain."""
 
+import gc
 import logging
 import math
 import re
@@ -30,6 +31,7 @@ from gradlogp.langevin.fused import functions, noise  # noqa: E402
 
 # Every dtype, width of a tile and kind of target compiles for five to ten seconds. What is not marked
 # slow has two: DIAGONAL in float32 in wide tiles, and functions in float64 in narrow ones.
+# Scores alone are compiled for narrow tiles, in less time.
 DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
 
 
@@ -44,6 +46,14 @@ def correlated(x):
 
 GAUSSIAN = as_target(log_prob=correlated)
 """The correlated Gaussian of `MEAN` and `COV`, as a function."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_collected():
+    """What compiling makes lives on: the collector would look through it again and again."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture
@@ -364,7 +374,7 @@ def test_functions_compiled_by_numba(cubic, generator):
         return total
 
     jitted = fused.Jitted(score, log_prob)
-    x = torch.randn(64, 2, generator=generator)
+    x = torch.randn(16, 2, generator=generator)
     for found in (on_tiles(jitted, x), (jitted.score(x), jitted.log_prob(x))):
         torch.testing.assert_close(found, (cubic.score(x), cubic.log_prob(x)))
     state, _ = plain(MALA(0.3), jitted, x[:5], 2, generator)
@@ -548,13 +558,14 @@ def test_scores_of_tiles_are_those_of_the_law(D, kind, dtype, generator):
     close(run.state.log_prob, law.log_prob(run.state.x), rtol=tolerance, atol=tolerance)
 
 
-def far_apart(kind, generator):
-    """A mixture, and 64 points where most of its weights are below e^-670."""
+def far_apart(kind, n, generator):
+    """A mixture, and n points where most of its weights are below e^-670."""
     mu = 40 * torch.randn(5, 3, generator=generator)
     A = torch.randn(5, 3, 3, generator=generator)
     covs = A @ A.mT + torch.eye(3) if kind == "full" else 0.3 + A[0].repeat(5, 1)[:5].square()
     law = GaussianMixture(torch.full((5,), 0.2), mu, covs)
-    x = torch.cat([law.sample(56, generator=generator), mu.mean(0, keepdim=True).repeat(8, 1)])
+    drawn = law.sample(n - n // 8, generator=generator)
+    x = torch.cat([drawn, mu.mean(0, keepdim=True).repeat(n // 8, 1)])
     assert float((law.responsibilities(x) == 0).double().mean()) > 0.3
     return law, x
 
@@ -562,7 +573,7 @@ def far_apart(kind, generator):
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
 def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
     """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
-    law, x = far_apart(kind, generator)
+    law, x = far_apart(kind, 16, generator)
     for ours, theirs in zip(on_tiles(law, x), (law.score(x), law.log_prob(x)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     x[5] = 1e200  # its square is not finite
@@ -575,7 +586,7 @@ def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
 def test_chains_too_far_to_score_diverge(kind, generator):
-    law, x0 = far_apart(kind, generator)
+    law, x0 = far_apart(kind, 64, generator)
     far = torch.cat([x0, x0[:6], torch.full((1, 3), 1e200)])
     assert fused.run(ULA(1e-3), law, far, 2).divergences.tolist() == [0] * 70 + [2]
     out = torch.full((17, 3), 1e153)  # the step from there leads to where no weight is a number
@@ -631,7 +642,7 @@ def test_few_chains_are_those_among_many(name, kernel, generator):
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_targets_have_the_score_and_log_density_of_pytorch(name, generator):
     law = KNOWN[name]
-    x = 1.5 * torch.randn(64, law.event_shape[0], generator=generator)
+    x = 1.5 * torch.randn(16, law.event_shape[0], generator=generator)
     x[0] = 0.0  # the centre of the ring
     score, log_p = on_tiles(law, x)
     close = torch.testing.assert_close

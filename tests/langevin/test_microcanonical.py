@@ -296,7 +296,7 @@ def test_the_bias_without_correction(d, h, n, leapfrog, minimal):
 )  # fmt: skip
 def test_the_step_of_a_given_variance_of_the_energy(d, leapfrog, minimal):
     """Var(W)/d = 5e-4 at these steps, h ∝ √d, and ∝ h⁶ around them."""
-    x, u, weight, _ = gaussian_rule(d, 40 if d == 1000 else 60)
+    x, u, weight, _ = gaussian_rule(d, 24 if d == 1000 else 60)
 
     def evpd(integrator, h):
         kernel = MCLMC(h, 0.0, integrator)
@@ -402,10 +402,9 @@ def test_order_of_the_bias_off_a_gaussian(generator):
 # ---------------------------------------------------------------------------- tuning
 
 
-@pytest.mark.parametrize("begin", [0.01, 100.0])
 @pytest.mark.parametrize(
-    ("integrator", "step", "bias"),
-    [("leapfrog", 6.49381, 0.0365), ("minimal norm", 12.05728, -0.02)],
+    ("integrator", "step", "bias", "begin"),
+    [("leapfrog", 6.49381, 0.0365, 100.0), ("minimal norm", 12.05728, -0.02, 0.01)],
 )
 def test_tuning_finds_the_step_and_the_length(integrator, step, bias, begin, generator):
     """N(0, 9 I) in 100 dimensions. The chains keep the biased law, where W varies 5 % less or more."""

@@ -266,7 +266,7 @@ plain = gradlogp.as_target(log_prob=lambda x: -x.square().sum(1))
 def test_the_command_line_prints_names(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.py").write_text(POSTERIOR)
-    few = ["--draws", "300", "--warmup", "200", "--seed", "1", "--quiet"]
+    few = ["--draws", "200", "--warmup", "100", "--seed", "1", "--quiet"]
     assert main(["sample", "--target", "model.py:target", *few]) == 0
     assert "\nrate " in capsys.readouterr().out
     assert main(["sample", "--target", "model.py:plain", *few]) == 2

@@ -178,7 +178,9 @@ def test_a_run_is_judged_by_its_standard_errors(generator):
     assert not judge(stuck, reference).right
 
 
-@pytest.mark.parametrize("name", ["sblrc", "kilpisjarvi", "kidiq"])
+@pytest.mark.parametrize(
+    "name", ["kilpisjarvi", "kidiq", pytest.param("sblrc", marks=pytest.mark.slow)]
+)
 def test_sample_at_its_defaults_is_right_and_says_so(name, generator):
     data, reference = load(name)
     posterior = getattr(posterior_models, name)(data)

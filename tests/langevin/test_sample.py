@@ -160,7 +160,7 @@ def test_a_mode_that_no_chain_visits_is_named(generator):
     chain = Chain(left, info=None, state=None, start=found)
     assert any("no draw lies" in reason for reason in chain.verdict.reasons), chain.verdict
     assert Chain(one, info=None, state=None, start=found).verdict.ok
-    sampled = glp.sample(target, 300, n_warmup=200, generator=generator)
+    sampled = glp.sample(target, 100, n_warmup=100, generator=generator)
     assert not sampled.verdict.ok
 
 
@@ -343,7 +343,7 @@ def test_stiff_densities_in_single_precision(generator):
 
 def test_many_dimensions_have_no_other_modes(generator):
     """Beyond 200 dimensions the laws of paths are guesses, and no mode is inferred from them."""
-    d = 220
+    d = 201
     law = Gaussian(torch.zeros(d), torch.logspace(-1, 1, d))
     found = find_start(as_target(log_prob=law.log_prob, event_shape=(d,)), 4, generator=generator)
     assert found.unvisited(law.sample(50, generator=generator)) == 0
@@ -402,7 +402,7 @@ def test_a_border_of_nan_asks_for_a_constraint(generator):
         return x[:, 0].log() / 2 - x[:, 0] - x[:, 1].square()
 
     target = as_target(log_prob=log_prob, event_shape=(2,))
-    chain = glp.sample(target, 300, n_warmup=100, generator=generator)
+    chain = glp.sample(target, 100, n_warmup=60, generator=generator)
     assert any("constraints.positive" in reason for reason in chain.verdict.reasons)
     steep = as_target(log_prob=lambda x: -x.square().square().sum(1), event_shape=(1,))
     with pytest.warns(RuntimeWarning, match="diverged"):
@@ -420,8 +420,9 @@ def test_microcanonical_dynamics_are_tuned_and_their_bias_is_named(integrator, b
     scale = torch.logspace(-1, 1, d)
     law = Gaussian(torch.zeros(d), scale)
     kernel = MCLMC(1e-3, 0.1, integrator=integrator)
-    chain = glp.sample(law, 400, 8, n_warmup=200, kernel=kernel, generator=generator)
-    assert chain.draws.shape == (8, 400, d)
+    n = 400 if integrator == "leapfrog" else 150  # whose draws are looked at, too
+    chain = glp.sample(law, n, 8, n_warmup=200, kernel=kernel, generator=generator)
+    assert chain.draws.shape == (8, n, d)
     assert chain.kernel.preconditioner.kind == "matrix"
     named = float(re.search(r"bias of ([+-][\d.]+) %", str(chain.verdict))[1])
     assert abs(named - bias) < 0.35 * abs(bias)

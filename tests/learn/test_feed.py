@@ -19,7 +19,7 @@ from gradlogp.learn.mapped import Mapped
 from gradlogp.noise import coordinates
 from gradlogp.noise.schedules import VP
 
-QUICK = {"steps": 16, "batch_size": 32, "ema": 0.9}
+QUICK = {"steps": 10, "batch_size": 32, "ema": 0.9}
 
 
 def points(n=100):

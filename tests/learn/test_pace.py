@@ -91,7 +91,7 @@ def test_time_before_the_first_step_is_asked_for_is_not_counted(monkeypatch):
     assert found[0] == found[1] > 100
 
 
-@pytest.mark.parametrize(("event", "n"), [((2,), 90), ((2,), 5000), ((3, 16, 16), 70)])
+@pytest.mark.parametrize(("event", "n"), [((2,), 90), ((2,), 5000), ((1, 8, 8), 70)])
 def test_what_is_done_after_the_last_step_is_counted(event, n):
     """In rows that the network is asked of, by those that it sees."""
     seen = []

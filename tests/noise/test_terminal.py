@@ -198,7 +198,7 @@ def test_the_mean_of_one_class_is_found_among_all(schedule, generator):
         close(found.mean, torch.full((1, 1), a * mean), 1e-3 * max(a, b))
         # the flow is affine on a Gaussian: two points determine the means
         ends = torch.stack([found.mean[0], found.mean[0] + 1])
-        out = evolve(ProbabilityFlow(4), model.given(c), ends, times, generator=generator)
+        out = evolve(ProbabilityFlow(), model.given(c), ends, times, generator=generator)
         middle = float(out[0])
         assert abs(middle - mean) < 0.01 * 0.5
         draws = evolve(ProbabilityFlow(), model.given(c), n, times, generator=generator)

@@ -323,7 +323,7 @@ def test_replacement_is_biased_and_the_conditional_score_is_not():
     )
     options = {"steps": 200, "batch_size": 256, "learning_rate": 3e-3, "standardize": True}
     list(fit(model, x[both], objective, condition=known[both], generator=g, **options))
-    n, at = 4000, torch.tensor([[1.0, NAN]])
+    n, at = 2000, torch.tensor([[1.0, NAN]])
     drawn = evolve(ProbabilityFlow(), model.given(at), n, generator=g)[:, 1]
     # s.e.: of n draws and of a regression on the whole rows
     rows = int(both.sum())
@@ -338,7 +338,7 @@ def test_replacement_is_biased_and_the_conditional_score_is_not():
 
 def replacement(score, n, g):
     """The known entry, freshly noised, put in at every step of the unconditional score."""
-    times = time_grid(score.schedule, 400)
+    times = time_grid(score.schedule, 150)
     z = evolve(ProbabilityFlow(), score, n, times[:1], generator=g, denoise=False)
     for t, s in itertools.pairwise(times):
         z[:, 0] = 1.0 + score.schedule(t)[1] * torch.randn(n, generator=g)

@@ -137,7 +137,7 @@ class Forward(nn.Module):
 @pytest.mark.parametrize(
     ("network", "condition", "kind"),
     [
-        ("mlp", None, "epsilon"), ("mlp", 3, "v"), ("mlp", (2,), "epsilon"), ("mlp", (1, 8, 8), "v"),
+        ("mlp", None, "epsilon"), ("mlp", 3, "v"), ("mlp", (1, 8, 8), "epsilon"),
         ("unet", (1, 8, 8), "epsilon"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from support import seeded
+from torch import nn
 
 from gradlogp.scores.networks import MLP, NO_CLASS, UNet, drop
 from gradlogp.scores.networks.embeddings import Fourier
@@ -61,6 +62,15 @@ def test_starts_at_zero_with_the_shape_and_dtype_of_the_input(make, generator):
     single = network.float()(x.float(), c.float())
     assert single.dtype == torch.float32
     assert awake(network)(x.float(), c.float()).abs().min() > 0
+
+
+def test_where_there_are_no_numbers_none_is_drawn(monkeypatch):
+    """To draw normal numbers on the meta device imports the compiler, whenever a model is loaded."""
+    monkeypatch.setattr(nn.init, "normal_", lambda *_, **__: pytest.fail("numbers were drawn"))
+    with torch.device("meta"):
+        assert all(w.is_meta for w in MLP(2, 8, 1, 3).parameters())
+    with pytest.raises(pytest.fail.Exception, match="were drawn"):
+        MLP(2, 8, 1, 3)
 
 
 @every_condition

@@ -98,6 +98,8 @@ def unset(kind: type[_Layer], *sizes: int, **options: int) -> _Layer:
     does not draw, but imports SymPy: 0.3 s in every process that loads a model.
     """
     here = _device()
+    if kind is nn.Embedding and here.type == "meta":  # to draw N(0, 1) there imports Dynamo: 1.7 s
+        return kind(*sizes, _weight=torch.empty(sizes, device="meta"))
     with torch.random.fork_rng(devices=[]):
         return kind(*sizes, device="meta" if here.type == "meta" else "cpu", **options).to(here)
 
@@ -114,7 +116,7 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.uniform_(m.weight, -bound, bound, generator=generator)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        elif isinstance(m, nn.Embedding):
+        elif isinstance(m, nn.Embedding) and not m.weight.is_meta:
             nn.init.normal_(m.weight, generator=generator)
 
 
