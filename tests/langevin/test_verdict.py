@@ -294,6 +294,15 @@ def test_the_statistics_are_those_of_arviz(n_chains, n_draws, phi, generator):
         )
 
 
+@pytest.mark.parametrize(("n_chains", "n_draws"), [(4, 4), (2, 7), (4, 6)])
+def test_r_hat_of_few_draws_is_that_of_arviz(n_chains, n_draws, generator):
+    """The two draws in the middle are equally far from the median, or not, by rounding."""
+    stats = pytest.importorskip("arviz_stats.base").array_stats
+    x = torch.randn(n_chains, n_draws, 100, generator=generator)
+    theirs = torch.as_tensor(stats.rhat(x.numpy(), chain_axis=0, draw_axis=1))
+    torch.testing.assert_close(mixing(x).r_hat, theirs, rtol=1e-10, atol=0.0)
+
+
 def test_the_effective_size_of_an_autoregression(generator):
     """N (1 − φ)/(1 + φ)."""
     for phi in (0.6, 0.0, -0.4):

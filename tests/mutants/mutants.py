@@ -3017,4 +3017,10 @@ MUTANTS = (
         "scores/shared.py", "* value, left * trace", "* value, trace",
         "scores/test_base.py::test_base_and_network_add_up_to_the_denoiser",
     ),
+    Mutant(
+        "A: the median of an even number of draws is rounded in another way",
+        "langevin/diagnostics.py", "return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2",
+        "return torch.lerp(ordered[:, (n - 1) // 2], ordered[:, n // 2], 0.5)",
+        "langevin/test_verdict.py::test_r_hat_of_few_draws_is_that_of_arviz",
+    ),
 )  # fmt: skip

@@ -73,7 +73,7 @@ def _few(x: Tensor) -> list[Tensor]:
     z = normal_scores(split)
     r_hat = x.new_full((d,), torch.nan)
     if m > 1:
-        folded = (split - quantile(split, 0.5)[:, None, None]).abs()
+        folded = (split - median(split)[:, None, None]).abs()
         r_hat = torch.maximum(split_r_hat(z), split_r_hat(normal_scores(folded)))
     tails = [ess(halves((x <= quantile(x, q)[:, None, None]).double())) for q in (0.05, 0.95)]
     square = halves((x - x.mean((1, 2), keepdim=True)).square())
@@ -95,6 +95,17 @@ def quantile(x: Float[Tensor, "d chain draw"], q: float) -> Float[Tensor, " d"]:
     at = q * (ordered.shape[1] - 1)
     low = ordered[:, math.floor(at)]
     return torch.lerp(low, ordered[:, math.ceil(at)], at - math.floor(at))
+
+
+def median(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, " d"]:
+    """Return the median, halfway between two in the middle.
+
+    These two are equally far from it but for rounding, which decides whether their folded ranks are
+    equal: it is rounded as in NumPy, so that R-hat of few draws is that of ArviZ too.
+    """
+    ordered = x.flatten(1).sort(1).values
+    n = ordered.shape[1]
+    return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
 def normal_scores(x: Float[Tensor, "d chain draw"]) -> Float[Tensor, "d chain draw"]:

@@ -134,19 +134,15 @@ class Base(Shared):
         """
         if not self.whole:
             return self._low_rank(z.flatten(1), a, b)[0].reshape(z.shape)
-        y, noisy, _, U = self._rotated(z.flatten(1), a, b)
+        _, y, noisy, _, U = self._rotated(z.flatten(1), a, b)
         return -((y / noisy) @ U.mT).reshape(z.shape)
 
     def denoise(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return E[z_0 | z_t = z] of the law."""
-        mean = self.means.to(z)
         if not self.whole:
             s, D, A = self._low_rank(z.flatten(1), a, b)
-            return (mean - a * (D * s + (s @ A) @ A.mT)).reshape(z.shape)
-        y, noisy, r, U = self._rotated(z.flatten(1), a, b)
-        gain = a * self.values.to(z).reshape(1, -1) / noisy.clamp(min=torch.finfo(z.dtype).tiny)
-        z0 = (y * gain) @ U.mT + (mean if r is None else r @ mean)
-        return z0.reshape(z.shape)
+            return (self.means.to(z) - a * (D * s + (s @ A) @ A.mT)).reshape(z.shape)
+        return self._mean(*self._rotated(z.flatten(1), a, b), a)[0].reshape(z.shape)
 
     def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return E[z_0 | z_t = z] and its divergence, `(B,)`.
@@ -155,21 +151,16 @@ class Base(Shared):
 
         .. math:: \nabla \cdot m = \sum_k r_k \left( \mathrm{tr}\, G_k + g_k \cdot (m_k - m) \right)
         """
-        flat = z.flatten(1)
         if not self.whole:
-            return self.denoise(z, a, b), self._low_rank_trace(flat, a, b).expand(len(z))
-        y, noisy, U = self._principal(flat, a, b)
-        means, K = self.means.to(z), len(self.means)
-        gain = a * self.values.to(z).reshape(1, -1) / noisy.clamp(min=torch.finfo(z.dtype).tiny)
-        traces = gain.unflatten(1, (K, -1)).sum(2)
-        if K == 1:
-            return ((y * gain) @ U.mT + means).reshape(z.shape), traces.expand(len(z), 1).sum(1)
-        r = self._log_joint(y, noisy).softmax(1)
-        own = torch.eye(K, dtype=z.dtype, device=z.device).repeat_interleave(means.shape[1], 1)
-        each = (r @ own) * y
-        z0 = (each * gain) @ U.mT + r @ means
-        own_means = (self.vectors.to(z).mT @ means.unsqueeze(2)).reshape(1, -1)
-        apart = own_means + gain * y - z0 @ U  # U_kᵀ(m_k − m)
+            trace = self._low_rank_trace(z.flatten(1), a, b)
+            return self.denoise(z, a, b), trace.expand(len(z))
+        y, each, noisy, r, U = self._rotated(z.flatten(1), a, b)
+        z0, gain = self._mean(y, each, noisy, r, U, a)
+        traces = gain.unflatten(1, (len(self.means), -1)).sum(2)
+        if r is None:
+            return z0.reshape(z.shape), traces[:, 0].expand(len(z))
+        means = (self.vectors.to(z).mT @ self.means.to(z).unsqueeze(2)).reshape(1, -1)
+        apart = means + gain * y - z0 @ U  # U_kᵀ(m_k − m)
         return z0.reshape(z.shape), (r * traces).sum(1) - (each / noisy * apart).sum(1)
 
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -221,18 +212,26 @@ class Base(Shared):
         known = torch.zeros_like(z0) if alone else self.denoise(z, a, b)
         return self.beside(known, z0, coordinate)
 
+    def _mean(
+        self, y: Tensor, each: Tensor, noisy: Tensor, r: Tensor | None, U: Tensor, a: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return E[z_0 | z_t = z], from what `_rotated` returns, and α w/(α² w + σ²)."""
+        means, tiny = self.means.to(y), torch.finfo(y.dtype).tiny
+        gain = a * self.values.to(y).reshape(1, -1) / noisy.clamp(min=tiny)
+        return (each * gain) @ U.mT + (means if r is None else r @ means), gain
+
     def _rotated(
         self, z: Tensor, a: Tensor, b: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Return r_k U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, r `(B, K)`, and all U_k in a row."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+        """Return y_k = U_kᵀ(z − α μ_k), r_k y_k, α² w + σ², `(B, K d)`, r `(B, K)`, and all U_k."""
         y, noisy, U = self._principal(z, a, b)
         if len(self.means) == 1:
-            return y, noisy, None, U
+            return y, y, noisy, None, U
         r = self._log_joint(y, noisy).softmax(1)
         # a product is several times faster than copies along a short last axis, and their derivative
         own = torch.eye(len(self.means), dtype=z.dtype, device=z.device)
         each = r @ own.repeat_interleave(self.means.shape[1], 1)
-        return y * each, noisy, r, U
+        return y, y * each, noisy, r, U
 
     def _principal(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, and all U_k in a row."""

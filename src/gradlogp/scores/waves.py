@@ -21,7 +21,7 @@ band, with c = α² v + σ² for the variances v of all data:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,20 +104,26 @@ class Waves(Shared):
 
     def denoise(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return E[z_0 | z_t = z] of the law."""
-        total: Any = 0
-        for r, y, c, m, v in self._parts(z, a, b):
-            total = total + r * (m + a * v / c * y)
-        return self.mean.to(z) + self.image(total.reshape(z.shape))
+        return self._image_of_mean(self._mean(self._parts(z, a, b), a), z)
 
     def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return E[z_0 | z_t = z] of the law and its divergence, `(B,)`: see `Base.denoise_trace`."""
-        parts, w, trace = self._parts(z, a, b), torch.zeros_like(z.flatten(1)), z.new_zeros(len(z))
-        for r, y, c, m, v in parts:
-            w = w + r * (m + a * v / c * y)
+        parts = self._parts(z, a, b)
+        w, trace = self._mean(parts, a), z.new_zeros(len(z))
         for r, y, c, m, v in parts:
             gain = a * v / c
             trace = trace + r[:, 0] * (gain.sum(1) - (y / c * (m + gain * y - w)).sum(1))
-        return self.mean.to(z) + self.image(w.reshape(z.shape)), trace
+        return self._image_of_mean(w, z), trace
+
+    def _mean(self, parts: list[tuple[Tensor, ...]], a: Tensor) -> Tensor:
+        """Return the mean of the waves of z_0 − μ, flat."""
+        total: Any = 0
+        for r, y, c, m, v in parts:
+            total = total + r * (m + a * v / c * y)
+        return cast(Tensor, total)
+
+    def _image_of_mean(self, w: Tensor, z: Tensor) -> Tensor:
+        return self.mean.to(z) + self.image(w.reshape(z.shape))
 
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return log p_t(z) of the noised law, `(B,)`."""
