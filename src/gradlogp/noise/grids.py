@@ -83,8 +83,8 @@ def time_grid(
         t_max: The first time; at `t_min` or below it is the only one.
 
     Raises:
-        ValueError: For fewer than two times, a t_min outside [0, 1), a t_max that is not positive
-            or above 1, or times so close to 0 that float64 does not distinguish them.
+        ValueError: For fewer than two times, a t_min outside [0, 1), a t_max outside [0, 1], or
+            times so close to 0 that float64 does not distinguish them.
 
     Examples:
         >>> schedule = glp.schedules.VE(0.01, 10.0)
