@@ -427,7 +427,7 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
         def denoise_given(self, z, t, condition=None, *, alone=False):
             alpha, sigma = self.schedule(t)
             mean = (z + sigma**2 * self(z, t)) / alpha
-            return mean - self.known_mean(z, t)[0] if alone else mean
+            return mean - self._known(z, t)[0] if alone else mean
 
     made = Planted(glp.MLP(2, 4, 1).double(), VE(0.1, 20.0), "v", base=base)
     x = MIXTURE.sample(60, generator=seeded(2)).double()

@@ -18,11 +18,12 @@ from gradlogp.noise.grids import least_time
 from gradlogp.noise.predictions import KINDS, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified
 from gradlogp.scores import base as bases
-from gradlogp.scores.base import Base, shrunk_covariance
+from gradlogp.scores.base import Base
 from gradlogp.scores.exact import ExactScore
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import MLP
 from gradlogp.scores.shared import Noised
+from gradlogp.scores.shrinkage import shrunk_covariance
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 MEAN = torch.tensor([1.5, -0.7, 0.2], dtype=torch.float64)
@@ -211,12 +212,12 @@ def test_base_and_network_add_up_to_the_denoiser(fallback, generator):
         score = model if condition is None else model.given(torch.tensor([0, 2, 1, 0]))
         z = torch.randn(4, 2, generator=generator)
         for t in TIMES:
-            known, divergence = score.known_mean(z, t)
-            learned, trace = jacobian_trace(lambda y, t=t, s=score: s.learned_mean(y, t), z)
+            known, divergence = score._known(z, t)
+            learned, trace = jacobian_trace(lambda y, t=t, s=score: s._learned(y, t), z)
             whole, right = jacobian_trace(lambda y, t=t, s=score: s.denoise(y, t), z)
             close(known + learned, whole, rtol=1e-9)
             close(divergence + trace, right, rtol=1e-7)
-    assert ScoreModel(Wave(2), VP()).known_mean(z, TIMES[0]) is None
+    assert ScoreModel(Wave(2), VP())._known(z, TIMES[0]) is None
 
 
 # ---------------------------------------------------------------------------- fitted

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -314,11 +314,12 @@ class _Path:
 
     def denoised(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return x̂_0 and its divergence, `(n, B)`; that of a base in closed form."""
-        score: Any = self.score
-        known = score.known_mean(z, t) if hasattr(score, "known_mean") else None
+        score = self.score
+        known = score._known(z, t) if isinstance(score, ScoreBase) else None
         if known is None:
             return self._traced(lambda y: score.denoise(y, t), z)
-        value, trace = self._traced(lambda y: score.learned_mean(y, t), z)
+        learned = cast(ScoreBase, score)._learned
+        value, trace = self._traced(lambda y: learned(y, t), z)
         return known[0] + value, known[1] + trace
 
     def _traced(self, field: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:

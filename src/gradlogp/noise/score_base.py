@@ -66,6 +66,14 @@ class ScoreBase:
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
 
+    def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what is known in closed form of E[z_0 | z_t = z], and its divergence; or None."""
+        return None
+
+    def _learned(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return what is added to it."""
+        return self._denoise(z, t)
+
     def _check(self, z: Tensor, t: Tensor) -> None:
         empty = isinstance(z, Tensor) and z.is_meta and self.fixed_dtype and self.like.is_meta
         check_batch(z, self.event_shape, "z", held=not empty)  # empty: weights without numbers

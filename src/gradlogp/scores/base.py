@@ -25,6 +25,7 @@ from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, pieces
 from .shared import FLOOR, ROWS, Shared
 from .shared import LEVELS as LEVELS
+from .shrinkage import shrunk_covariance
 from .waves import Waves
 
 FULL = 512
@@ -299,44 +300,6 @@ class Base(Shared):
         self.means.copy_(mean.unsqueeze(0))
         self.values.copy_(w.clamp(min=least).unsqueeze(0))
         self.vectors.copy_(U.unsqueeze(0))
-
-
-def shrunk_covariance(z: Tensor) -> Tensor:
-    r"""Return the covariance of rows `(N, d)`, (1 − ρ) S + ρ diag(S) with ρ by cross-validation.
-
-    If there are few rows for d² entries, the sample covariance has directions that are far too
-    thin, which makes new rows very unlikely. ρ maximises the likelihood of one half under the fit
-    to the other. With N ≥ 20 d it is 0.
-
-    References:
-        | A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices (Ledoit & Wolf, 2004)
-        | https://doi.org/10.1016/S0047-259X(03)00096-4
-    """
-    n, d = z.shape
-    S = _covariance(z)
-    if n >= 20 * d or n < 8:
-        return S if n >= 20 * d else _towards_diagonal(S, 0.5)
-    rates = [0.0, *(10**-k for k in (4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5))]
-    gains = torch.zeros(len(rates), dtype=torch.float64)
-    for fold in range(4):
-        test = torch.arange(n) % 4 == fold
-        y, within = z[test] - z[~test].mean(0), _covariance(z[~test])
-        scale = within.diagonal().clamp(min=torch.finfo(z.dtype).tiny).sqrt()
-        w, U = torch.linalg.eigh(within / torch.outer(scale, scale))
-        y = ((y / scale) @ U).square().sum(0) / test.sum()
-        for i, rate in enumerate(rates):
-            v = ((1 - rate) * w.clamp(min=0) + rate).clamp(min=FLOOR)
-            gains[i] -= (y / v + v.log()).sum()
-    return _towards_diagonal(S, rates[int(gains.argmax())])
-
-
-def _covariance(z: Tensor) -> Tensor:
-    y = z - z.mean(0)
-    return y.mT @ y / len(z)
-
-
-def _towards_diagonal(S: Tensor, rate: float) -> Tensor:
-    return (1 - rate) * S + rate * torch.diag(S.diagonal())
 
 
 AnyBase = Base | Waves

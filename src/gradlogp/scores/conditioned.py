@@ -247,15 +247,13 @@ class ConditionedScore(ScoreWrapper):
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return self.score.denoise_given(z, t, self._each(z))
 
-    def learned_mean(self, z: Tensor, t: Tensor) -> Tensor:
-        """Return what the network adds to the part of the base, `known_mean`."""
+    def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        known: tuple[Tensor, Tensor] | None = self.score._known(z, t)
+        return known
+
+    def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         mean: Tensor = self.score.denoise_given(z, t, self._each(z), alone=True)
         return mean
-
-    def known_mean(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what the base of a model alone has of E[z_0 | z_t = z], and its divergence."""
-        known = getattr(self.score, "known_mean", None)  # a model of another make has none
-        return None if known is None else known(z, t)
 
     def _around(self, score: Any) -> Any:  # another condition in place of this one, or none
         return score

@@ -325,15 +325,13 @@ class ScoreModel(ScoreBase, nn.Module):
             return None
         return self.condition.null(len(z), z)
 
-    def known_mean(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what the base alone has of E[z_0 | z_t = z], and its divergence; None without one."""
+    def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.base is None:
             return None
         frame = self._frame(z, t)
         return self.base.known_mean(z, *frame.flat_levels(), frame.coordinate)
 
-    def learned_mean(self, z: Tensor, t: Tensor) -> Tensor:
-        """Return what the network adds to `known_mean`."""
+    def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)
 
     def denoise_given(
@@ -341,7 +339,7 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> Tensor:
         """Return E[z_0 | z_t = z] for a condition in the form that `forward` takes.
 
-        Or `alone` what the network adds to `known_mean`. Where α = 0 the state carries no information
+        Or `alone` what the network adds to the base. Where α = 0 the state carries no information
         about z_0, and neither does a score or ε: the result is the mean of z_0, or of the base if
         there is one.
         """
