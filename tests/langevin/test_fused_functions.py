@@ -1,5 +1,6 @@
 """Functions of PyTorch operations on the fused engine: what is translated, and what is refused."""
 
+import inspect
 import random
 
 import numpy as np
@@ -127,6 +128,8 @@ def test_constants_are_those_of_the_moment():
 def test_laws_of_pytorch_with_their_checks(by_hand):
     """Where a check fails and PyTorch raises an error, nothing is known: value and score are NaN."""
     laws = torch.distributions
+    if "_is_all_true" not in inspect.getsource(laws.Distribution):
+        pytest.skip("this PyTorch looks at its checks: such a law is not compiled, in words")
 
     def f(x):
         a, s = x[:, :1], x[:, 1:2]

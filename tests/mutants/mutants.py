@@ -3004,7 +3004,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the divergence of a mixture's denoiser without its responsibilities'",
-        "scores/base.py", "(r * traces).sum(1) - (each / noisy * apart).sum(1)", "(r * traces).sum(1)",
+        "scores/base.py", "(r * traces).sum(1) - (own * apart).sum(1)", "(r * traces).sum(1)",
         "scores/test_base.py::test_the_divergence_is_that_of_the_denoiser",
     ),
     Mutant(
@@ -3022,5 +3022,10 @@ MUTANTS = (
         "langevin/diagnostics.py", "return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2",
         "return torch.lerp(ordered[:, (n - 1) // 2], ordered[:, n // 2], 0.5)",
         "langevin/test_verdict.py::test_r_hat_of_few_draws_is_that_of_arviz",
+    ),
+    Mutant(
+        "A: far out a large score multiplies rounding",
+        "scores/base.py", "own = own - r.repeat_interleave", "own = own - 0 * r.repeat_interleave",
+        "scores/test_base.py::test_the_divergence_far_out_is_right_in_float32",
     ),
 )  # fmt: skip

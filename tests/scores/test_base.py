@@ -200,6 +200,23 @@ def divergence_is_exact(law_, z, a, b):
     close(trace, right, rtol=1e-6, atol=1e-9)
 
 
+def test_the_divergence_far_out_is_right_in_float32(generator):
+    """Where one component is left, what its score is multiplied by is rounding."""
+    means = 3 * torch.randn(5, 10, generator=generator)
+    U = torch.linalg.qr(torch.randn(10, 10, generator=generator))[0]
+    cov = U @ torch.logspace(0, -7, 10).diag() @ U.mT
+    law_ = GaussianMixture(torch.full((5,), 0.2), means, cov.expand(5, 10, 10))
+    fine, coarse = (
+        Base.of_law(law_, torch.Size([10]), torch.empty(0, dtype=dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    z = 10 * means
+    one = torch.ones(1, 1)
+    right = fine.denoise_trace(z, one, 1e-3 * one)[1]
+    found = coarse.denoise_trace(z.float(), one.float(), 1e-3 * one.float())[1]
+    close(found.double(), right, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("fallback", [False, True])
 def test_base_and_network_add_up_to_the_denoiser(fallback, generator):
     """Value and divergence, of a model and given a class."""
@@ -393,6 +410,21 @@ def test_noised_it_is_the_noised_law_of_few_directions(generator):
     close(base.log_prob(z, *LEVEL), right, rtol=1e-10)
 
 
+def test_what_a_noised_base_refuses(as_user):
+    found = Noised(Base.of_law(MIXTURE, torch.Size([2]), torch.empty(0).double()), *LEVEL)
+    for x in (torch.zeros(3, 1, 2), torch.zeros(3, 1), torch.zeros(2)):
+        for call in (found.log_prob, found.score, lambda x: found.posterior_mean(x, 0.5, 0.5)):
+            with pytest.raises(ValueError, match=r"must have shape \(B, 2\)"):
+                call(x)
+    for n in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="n must be"):
+            found.sample(n)
+    with pytest.raises(ValueError, match="only a law noised with"):
+        found.noised(torch.tensor([1.0, 0.5]), torch.tensor([0.1, 0.2])).sample(2)
+    with pytest.raises(ValueError, match="alpha must not be 0"):
+        found.posterior_mean(torch.zeros(2, 2), 0.0, 1.0)
+
+
 def learned(schedule, base, first, last):
     """A model whose correction is kept at levels from first to last."""
     model = ScoreModel(Wave(2), schedule, "v", base=base)
@@ -443,7 +475,9 @@ def test_where_nothing_is_learned_all_is_known(generator):
     model.network = None
     x = MIXTURE.sample(5, generator=generator).double()
     for how in ({"n_steps": 10}, {}):
-        found = glp.log_likelihood(model, x, **how)
+        told = []
+        found = glp.log_likelihood(model, x, **how, progress=lambda *n, told=told: told.append(n))
+        assert told == [(1, 1)]
         close(found.log_prob, MIXTURE.noised(1.0, 0.05).log_prob(x), rtol=1e-10)
         assert found.nfe == 0
         assert not found.solver_error.any()

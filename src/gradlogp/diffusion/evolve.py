@@ -186,8 +186,8 @@ def evolve(
 def first_time(transition: Transition, score: NoisyScore) -> float:
     """Return the least time at which samples can start: that of the score, or 1.
 
-    A transition that also follows an observation, or of which nothing is known, starts at 1: before,
-    its law may be another.
+    A transition whose samples need not have the law of the score starts at 1: one that follows an
+    observation, or does not converge to that law with finer times (`facts.order` is None).
     """
     own = facts_of(transition).order is not None and not hasattr(transition, "rows")
     return start_of(score) if own else 1.0
@@ -196,7 +196,7 @@ def first_time(transition: Transition, score: NoisyScore) -> float:
 def _start(
     transition: Transition, score: NoisyScore, n: int, times: Tensor, generator: Generator | None
 ) -> Tensor:
-    """Return draws of an exact law at t = 1; else a placeholder, of no stride, for those to come."""
+    """Return draws of an exact law at times[0]; else a placeholder, of no stride, for those to come."""
     check_count(n, "x, as a number of samples,")
     if isinstance(transition, Coloured):
         raise ValueError(

@@ -55,7 +55,7 @@ class Likelihood(NamedTuple):
     The law is that at `t_min`.
 
     `solver_error` is the sum of the local errors and roundings of a solver with a tolerance, and
-    NaN, unknown, for a fixed number of steps.
+    NaN, unknown, for a fixed number of steps. Without a step it is 0.
     """
 
     log_prob: Float[Tensor, " batch"]
@@ -176,7 +176,7 @@ def log_likelihood(
         chunk_size: Number of points processed together.
         progress: Called as progress(done, total) after every step; with a tolerance, every chunk.
         differentiable: Whether to keep the graph, to differentiate log p in x and in the
-            parameters of the score.
+            parameters of the score; a model that is its base alone does not depend on these.
         processes: Processes that divide the points among them, as in `evolve`.
 
     Raises:
@@ -225,7 +225,8 @@ def log_likelihood(
         raise ValueError("derivatives do not cross processes: drop processes= or differentiable=")
     processes.same_noise(generator)
     t_max = start_of(score)
-    total = len(shares(len(x), chunk_size, processes)) * (n_steps or 1)
+    steps = 1 if n_steps is None or t_max <= t_min else n_steps
+    total = len(shares(len(x), chunk_size, processes)) * steps
     ticks = itertools.count(1)
 
     def tick() -> None:
@@ -244,6 +245,7 @@ def log_likelihood(
             if t_max <= t_min:  # the law is known where the data are
                 end, gain = y, y.new_zeros(n_probes if probes is not None else 1, len(y))
                 error = torch.zeros_like(gain[0])
+                tick()
             elif n_steps is None:
                 state = path.start(y)
                 # what adds up over the steps is several times what one may leave

@@ -64,9 +64,9 @@ def time_grid(
     schedule: Schedule, n: int | None = None, *, t_min: float | None = None, rho: float = 7.0,
     t_max: float = 1.0,
 ) -> Float[Tensor, " times"]:  # fmt: skip
-    r"""Descending times from t = 1 (noise) towards data, float64.
+    r"""Descending times from t = 1 (noise), or `t_max`, towards data, float64.
 
-    One time for each level of a discrete ladder. On a continuous schedule, n times from t = 1 to
+    One time for each level of a discrete ladder. On a continuous schedule, n times from t_max to
     `t_min` at which :math:`r_i^{1/ρ}` is uniform, where r = σ/α is the noise-to-signal ratio (the
     EDM grid); with ρ = ∞ log r is uniform. The first step crosses all levels above r = 1000, where
     z carries no information about the data.

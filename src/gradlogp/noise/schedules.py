@@ -220,7 +220,10 @@ def _interpolate(t: Tensor, values: Array) -> Tensor:
     knots = torch.from_numpy(values).to(t)
     position = t * (len(knots) - 1)
     left = position.detach().floor().clamp(0, len(knots) - 2).long()
-    return knots[left] + (position - left) * (knots[left + 1] - knots[left])
+    before, after = (knots[i.reshape(-1)].reshape(i.shape) for i in (left, left + 1))
+    return before + (position - left) * (
+        after - before
+    )  # flat: vmap of PyTorch 2.6 reads a single one
 
 
 @dataclass(frozen=True, init=False)

@@ -67,7 +67,10 @@ class ScoreBase:
         return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
 
     def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what is known in closed form of E[z_0 | z_t = z], and its divergence; or None."""
+        """Return what is known in closed form of E[z_0 | z_t = z], and its divergence; or None.
+
+        If it is not None, likelihoods ask for `_learned` in place of `_denoise`.
+        """
         return None
 
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ..core import (
     randn_like,
     sum_event,
 )
-from .score_base import check_noisy_score
+from .score_base import ScoreBase, check_noisy_score
 
 ROUNDS = 3
 """Evaluations that find the mean of one class, or of a posterior, among all data."""
@@ -32,7 +32,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, eq=False)
 class ExactTerminal:
-    """The law of z_1 if it is known.
+    """The law of z_1, or of an earlier z_t, if it is known.
 
     Arguments:
         law: That law.
@@ -60,7 +60,7 @@ class ExactTerminal:
         return self.law.sample(n, generator=g).to(self.like)
 
     def log_prob(self, z: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
-        """Return log p_1(z)."""
+        """Return log p(z)."""
         return self.law.log_prob(z)
 
     def kl(
@@ -230,7 +230,7 @@ def terminal(score: NoisyScore, t: float = 1.0) -> Terminal:
 
 def start_of(score: NoisyScore) -> float:
     """Return the least time at which samples of a score can start and its likelihoods end."""
-    return float(getattr(score, "start", 1.0))
+    return float(score.start) if isinstance(score, ScoreBase) else 1.0
 
 
 def check_moments(moments: object) -> None:

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from ..core import Generator, check_kind, rand_like, randn_like
+from ..core import Generator, check_kind, randn_like
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, pieces
-from .shared import FLOOR, ROWS, Shared
+from .shared import FLOOR, ROWS, Shared, chosen
 from .shared import LEVELS as LEVELS
 from .shrinkage import shrunk_covariance
 from .waves import Waves
@@ -148,9 +149,12 @@ class Base(Shared):
     def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return E[z_0 | z_t = z] and its divergence, `(B,)`.
 
-        With G_k = α S_k Σ_k⁻¹, the scores g_k and means m_k of the components, and m of all,
+        With G_k = α S_k Σ_k⁻¹, the scores g_k and means m_k of the components, and g and m of all,
 
-        .. math:: \nabla \cdot m = \sum_k r_k \left( \mathrm{tr}\, G_k + g_k \cdot (m_k - m) \right)
+        .. math:: \nabla \cdot m =
+            \sum_k r_k \left( \mathrm{tr}\, G_k + (g_k - g) \cdot (m_k - m) \right)
+
+        where g changes nothing but rounding: far out g_k is large.
         """
         if not self.whole:
             trace = self._low_rank_trace(z.flatten(1), a, b)
@@ -162,7 +166,9 @@ class Base(Shared):
             return z0.reshape(z.shape), traces[:, 0].expand(len(z))
         means = (self.vectors.to(z).mT @ self.means.to(z).unsqueeze(2)).reshape(1, -1)
         apart = means + gain * y - z0 @ U  # U_kᵀ(m_k − m)
-        return z0.reshape(z.shape), (r * traces).sum(1) - (each / noisy * apart).sum(1)
+        own = each / noisy
+        own = own - r.repeat_interleave(z0.shape[1], 1) * ((own @ U.mT) @ U)  # −r_k U_kᵀ(g_k − g)
+        return z0.reshape(z.shape), (r * traces).sum(1) - (own * apart).sum(1)
 
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return log p_t(z) of the noised law, `(B,)`."""
@@ -170,11 +176,9 @@ class Base(Shared):
         constant = 0.5 * z.shape[1] * math.log(2 * math.pi)
         if self.whole:
             return self._log_joint(*self._principal(z, a, b)[:2]).logsumexp(1) - constant
-        s, D, A = self._low_rank(z, a, b)
-        E = a.square() * D + b.square()
-        inner = (A.mT.unsqueeze(0) / E.unsqueeze(1)) @ A
-        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
-        log_det = E.log().sum(1) + torch.logdet(one + a.square().unsqueeze(2) * inner)
+        s, _, A = self._low_rank(z, a, b)
+        E, M = self._woodbury(A, a, b)
+        log_det = E.log().sum(1) + torch.logdet(M)
         return 0.5 * ((z - a * self.means.to(z)) * s).sum(1) - 0.5 * log_det - constant
 
     def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
@@ -187,9 +191,7 @@ class Base(Shared):
             z = a * (means + along @ V[0].mT)
             z = z + (a.square() * self.diagonal + b.square()).sqrt() * eps
             return z.reshape(n, *self.event_shape)
-        u = rand_like(means.new_empty(n), generator)
-        k = torch.searchsorted(self.weights.cumsum(0), u, right=True).clamp(max=len(means) - 1)
-        own = torch.nn.functional.one_hot(k, len(means)).to(eps)
+        own = one_hot(chosen(self.weights, n, generator), len(means)).to(eps)
         std = (a.square() * w + b.square()).sqrt()
         y = (own.unsqueeze(2) * (eps.unsqueeze(1) * std)).flatten(1)
         z = a * (own @ means) + y @ V.movedim(0, 1).flatten(1).mT
@@ -252,23 +254,26 @@ class Base(Shared):
         With E = α² D + σ², Σ⁻¹ = E⁻¹ − α² E⁻¹ A (I + α² Aᵀ E⁻¹ A)⁻¹ Aᵀ E⁻¹.
         """
         D, A = self.diagonal.to(z), self.vectors[0].to(z) * self.values[0].to(z).sqrt()
-        E = a.square() * D + b.square()
-        inner = (A.mT.unsqueeze(0) / E.unsqueeze(1)) @ A
-        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
-        middle = torch.linalg.inv(one + a.square().unsqueeze(2) * inner)
+        E, M = self._woodbury(A, a, b)
+        middle = torch.linalg.inv(M)
         y = (z - a * self.means.to(z)) / E
         along = ((y @ A).unsqueeze(1) @ middle).flatten(1)
         return -(y - a.square() * ((along @ A.mT) / E)), D, A
 
+    def _woodbury(self, A: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return E = α² D + σ² and I + α² Aᵀ E⁻¹ A."""
+        E = a.square() * self.diagonal.to(A) + b.square()
+        inner = (A.mT.unsqueeze(0) / E.unsqueeze(1)) @ A
+        one = torch.eye(A.shape[1], dtype=A.dtype, device=A.device)
+        return E, one + a.square().unsqueeze(2) * inner
+
     def _low_rank_trace(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return tr α S Σ⁻¹ for S = D + A Aᵀ, `(1,)` or `(B,)`."""
         D, A = self.diagonal.to(z), self.vectors[0].to(z) * self.values[0].to(z).sqrt()
-        E = a.square() * D + b.square()
-        inner, thin = ((A.mT.unsqueeze(0) / v.unsqueeze(1)) @ A for v in (E, E.square() / D))
-        one = torch.eye(A.shape[1], dtype=z.dtype, device=z.device)
-        square = a.square().unsqueeze(2)
-        left = torch.linalg.solve(one + square * inner, inner - square * thin)
-        return a[:, 0] * ((D / E).sum(1) + left.diagonal(dim1=1, dim2=2).sum(1))
+        E, M = self._woodbury(A, a, b)
+        rest = b.square().unsqueeze(2) * ((A.mT.unsqueeze(0) / E.square().unsqueeze(1)) @ A)
+        left = torch.linalg.solve(M, rest).diagonal(dim1=1, dim2=2).sum(1)
+        return a[:, 0] * ((D / E).sum(1) + left)
 
     # ------------------------------------------------------------------ fitted
 

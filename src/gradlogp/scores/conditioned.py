@@ -20,9 +20,6 @@ LEAST_ROWS = 10
 MOST_LINEAR = 250_000
 """Entries of the linear part of a condition, beyond which a model has none."""
 
-ROWS = 20_000
-"""Rows that it is fitted to."""
-
 NULL = 4.0
 """Where the learned null condition starts, in standard deviations, or beyond what goes further."""
 

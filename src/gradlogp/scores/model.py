@@ -27,11 +27,11 @@ from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean
 from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
 from .base import AnyBase, read_base
-from .conditioned import MOST_LINEAR, ROWS, Condition, ConditionedScore, linear_part
+from .conditioned import MOST_LINEAR, Condition, ConditionedScore, linear_part
 from .frame import Frame, check_held, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition, read_event_shape
-from .shared import Noised
+from .shared import ROWS, Noised
 from .waves import Waves
 
 
@@ -339,9 +339,9 @@ class ScoreModel(ScoreBase, nn.Module):
     ) -> Tensor:
         """Return E[z_0 | z_t = z] for a condition in the form that `forward` takes.
 
-        Or `alone` what the network adds to the base. Where α = 0 the state carries no information
-        about z_0, and neither does a score or ε: the result is the mean of z_0, or of the base if
-        there is one.
+        With `alone` it is what the network adds to the base. Where α = 0 the state carries no
+        information about z_0, and neither does a score or ε: the result is the mean of z_0, or of the
+        base if there is one.
         """
         if isinstance(self.condition, Mask):
             condition = self.condition.null(len(z), z) if condition is None else condition

@@ -1,4 +1,7 @@
-"""What all laws that a network corrects have: the share of the correction at each noise level."""
+"""What all laws that a network corrects have: the share of the correction at each noise level.
+
+And the law of z_t where the share is 0.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from ..core import Generator, Schedule
+from ..core import Generator, Schedule, check_batch, check_count, per_sample, rand_like
 from .frame import time_from
 
 LEVELS = 24
@@ -20,7 +23,8 @@ FLOOR = 1e-8
 have no density, and thinner ones no digits in float32."""
 
 ROWS = 20_000
-"""Rows looked at for a covariance that is not kept whole, or is judged by cross-validation."""
+"""Rows looked at for a covariance that is not kept whole, or is judged by cross-validation, and for the
+linear part of a condition."""
 
 
 class Shared(nn.Module):
@@ -75,7 +79,7 @@ class Shared(nn.Module):
         """Return the law of z_t from `alone_from` on, and None before."""
         if bool((t < self.alone_from(schedule, std)).any()):
             return None
-        alpha, sigma = (v.to(self.share).reshape(-1, 1) for v in schedule(t))
+        alpha, sigma = (v.to(self.share.device).reshape(-1, 1) for v in schedule(t))
         return Noised(cast(ClosedForm, self), alpha, sigma)
 
     def known_mean(
@@ -140,15 +144,24 @@ class Noised:
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """Draw n states, `(n, *event)`."""
+        """Draw n states, `(n, *event)`.
+
+        Raises:
+            ValueError: For n < 1, or levels α and σ of several samples.
+        """
+        check_count(n, "n")
+        if self.alpha.numel() != 1:
+            raise ValueError("only a law noised with α and σ of shape () can be sampled")
         return self.base.sample(n, self.alpha, self.sigma, generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density, `(B,)`."""
+        check_batch(x, self.event_shape)
         return self.base.log_prob(x, self.alpha.to(x), self.sigma.to(x))
 
     def score(self, x: Tensor) -> Tensor:
         """Return its gradient, shape of x."""
+        check_batch(x, self.event_shape)
         return self.base.score(x, self.alpha.to(x), self.sigma.to(x))
 
     def noised(self, alpha: Tensor | float, sigma: Tensor | float) -> Noised:
@@ -157,8 +170,19 @@ class Noised:
         return Noised(self.base, a * self.alpha, torch.hypot(a * self.sigma, b))
 
     def posterior_mean(self, x_t: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """Return E[X | α X + σ Z = x_t], by Tweedie's formula."""
-        a, b = (
-            torch.as_tensor(v).to(x_t).reshape(-1, *[1] * (x_t.ndim - 1)) for v in (alpha, sigma)
-        )
+        """Return E[X | α X + σ Z = x_t], by Tweedie's formula.
+
+        Raises:
+            ValueError: If α = 0, where x_t says nothing of X.
+        """
+        check_batch(x_t, self.event_shape, "x_t")
+        a, b = (per_sample(torch.as_tensor(v), x_t) for v in (alpha, sigma))
+        if bool((a == 0).any()):
+            raise ValueError("alpha must not be 0: there x_t says nothing of X")
         return (x_t + b**2 * self.noised(alpha, sigma).score(x_t)) / a
+
+
+def chosen(weights: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """Draw n components with these probabilities, each row with its own number."""
+    u = rand_like(weights.new_empty(n), generator)
+    return torch.searchsorted(weights.cumsum(0), u, right=True).clamp(max=len(weights) - 1)

@@ -12,8 +12,8 @@ def shrunk_covariance(z: Tensor) -> Tensor:
     r"""Return the covariance of rows `(N, d)`, (1 − ρ) S + ρ diag(S) with ρ by cross-validation.
 
     If there are few rows for d² entries, the sample covariance has directions that are far too
-    thin, which makes new rows very unlikely. ρ maximises the likelihood of one half under the fit
-    to the other. With N ≥ 20 d it is 0.
+    thin, which makes new rows very unlikely. ρ maximises the likelihood of each quarter under the
+    fit to the others. With N ≥ 20 d it is 0.
 
     References:
         | A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices (Ledoit & Wolf, 2004)

@@ -26,9 +26,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..core import Generator, rand_like, randn_like
+from ..core import Generator, randn_like
 from ..noise.coordinates import AffineCoordinates, Data, pieces
-from .shared import FLOOR, LEVELS, ROWS, Shared
+from .shared import FLOOR, LEVELS, ROWS, Shared, chosen
 
 BANDS = (0.5, 1.2, 1.7, 2.4, 3.4, 4.8, 6.8, 9.6, 13.6, 19.2, 27.2)
 """Frequencies between the bands, in half periods of the image: the first is that of its mean."""
@@ -133,8 +133,7 @@ class Waves(Shared):
     def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
         """Draw n states of the noised law; α and σ are `(1, 1)`."""
         eps = randn_like(self.mean.new_empty(n, *self.event_shape), generator).flatten(1)
-        u = rand_like(self.mean.new_empty(n), generator)
-        k = torch.searchsorted(self.weights.cumsum(0), u, right=True).clamp(max=COMPONENTS - 1)
+        k = chosen(self.weights, n, generator)
         a, b = a.to(eps), b.to(eps)
         m, v = self._moments(eps)
         w = a * m[k] + (a.square() * v + b.square()).sqrt()[k] * eps

@@ -198,11 +198,12 @@ class HMC:
         P, tau, n = as_preconditioner(self.preconditioner), self.temperature, self.n_leapfrog
         momentum = tau**0.5 * P.momentum(randn_like(state.x, generator))
         start = PhaseState(*state[:3], momentum)
+        number = state.number.cpu()  # of a run that goes on it may have been moved
         if self.jitter and n > 1:
-            n = jittered_length(n, int(state.number[0]))
+            n = jittered_length(n, int(number[0]))
         proposal = leapfrog(start, target, self.step_size, n, P)
         found = _decided(start, proposal, P, tau, self.on_nonfinite, generator)
-        kept = HMCState(*select(found.accepted, proposal[:3], state[:3]), state.number + 1)
+        kept = HMCState(*select(found.accepted, proposal[:3], state[:3]), number + 1)
         return kept, HamiltonianInfo(*found[:2], kept.log_prob, *found[2:])
 
 

@@ -368,8 +368,9 @@ class AdjustedMCLMC:
         """Move every chain by one step."""
         P, h = as_preconditioner(self.preconditioner), per_chain(self.step_size, state.x)
         n = self.n_steps
+        number = state.step.cpu()  # of a run that goes on it may have been moved
         if self.jitter:  # chains of one state have taken equally many steps
-            n = jittered_length(n, int(state.step[0]))
+            n = jittered_length(n, int(number[0]))
         z = randn_like(state.x, generator)
         u = partly_renewed(state.direction, z, self.n_steps * h, self.decoherence_length)
         start = state._replace(direction=u)
@@ -382,5 +383,5 @@ class AdjustedMCLMC:
         W = torch.where(diverging, torch.inf, W)
         # the proposal has −u', which is turned round like the u of a rejection
         moved = select(accepted, tuple(end[:4]), tuple(start._replace(direction=-u)[:4]))
-        kept = AdjustedState(moved[0], moved[1], moved[2], moved[3], state.step + 1)
+        kept = AdjustedState(moved[0], moved[1], moved[2], moved[3], number + 1)
         return kept, AdjustedInfo(acceptance, accepted, kept.log_prob, W, diverging)

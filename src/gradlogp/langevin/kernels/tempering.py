@@ -171,7 +171,8 @@ class ParallelTempering:
         x, score, log_prob = (torch.stack(v, 1) for v in zip(*moved, strict=True))
         taus = torch.tensor(self.temperatures, dtype=log_prob.dtype)
         taus = taus.to(log_prob.device, non_blocking=True)
-        k = int(state.step[0]) + 1  # chains of one state have taken equally many steps
+        number = state.step.cpu()  # of a run that goes on it may have been moved
+        k = int(number[0]) + 1  # chains of one state have taken equally many steps
         pair = torch.arange(len(taus) - 1, device=x.device)
         proposed = torch.zeros_like(pair, dtype=torch.bool)
         if k % self.swap_every == 0:
@@ -189,7 +190,7 @@ class ParallelTempering:
         new = TemperingState(
             *(x[:, 0], score[:, 0], log_prob[:, 0], x, score, log_prob),
             origin=origin,
-            step=state.step + 1,
+            step=number + 1,
         )
         info = TemperingInfo(
             new.log_prob, acceptance, proposed.expand_as(acceptance), origin, diverging

@@ -181,7 +181,8 @@ def gathered(go: Callable[[], tuple[Chain, list[Part]]], processes: Processes) -
         assert streams is not None
         assert chain.resume is not None
         noise = dict(enumerate(chain.resume["noise"], streams.blocks.start))
-        fields = [chain.draws, *chain.info, *chain.state]
+        device = chain.state[0].device  # also of numbers of steps, as a group of GPUs needs it
+        fields = [chain.draws, *chain.info, *(v.to(device) for v in chain.state)]
         fields += [] if chain.divergences is None else [chain.divergences]
         return fields, (noise, dict(chain.failures), chain.complete)
 
