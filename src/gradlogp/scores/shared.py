@@ -173,12 +173,12 @@ class Noised:
         """Return E[X | α X + σ Z = x_t], by Tweedie's formula.
 
         Raises:
-            ValueError: If α = 0, where x_t says nothing of X.
+            ValueError: If α = 0, where x_t carries no information about X.
         """
         check_batch(x_t, self.event_shape, "x_t")
         a, b = (per_sample(torch.as_tensor(v), x_t) for v in (alpha, sigma))
         if bool((a == 0).any()):
-            raise ValueError("alpha must not be 0: there x_t says nothing of X")
+            raise ValueError("alpha must not be 0: there x_t carries no information about X")
         return (x_t + b**2 * self.noised(alpha, sigma).score(x_t)) / a
 
 
