@@ -17,6 +17,7 @@ from torch import nn
 
 import gradlogp as glp
 from gradlogp.diffusion import DDIM, transitions
+from gradlogp.langevin import HMC, AdjustedMCLMC, ParallelTempering
 from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.predictions import predict
 
@@ -125,6 +126,22 @@ SCORES = {
     "exact": exact,
     "empirical": lambda: glp.EmpiricalScore(far(torch.randn(50, 2).float()), glp.schedules.VP()),
 }
+
+
+@pytest.mark.parametrize("kind", [HMC, AdjustedMCLMC, ParallelTempering], ids=lambda c: c.__name__)
+def test_a_number_of_steps_that_was_moved_returns_to_the_host(kind, start):
+    """As that of a run that goes on from its files: then it is waited for once."""
+    with Elsewhere() as elsewhere:
+        law = glp.Gaussian(far(torch.zeros(2).float()), far(torch.eye(2).float()))
+        kernel, generator = make(kind, 0.1), OnHost()
+        state = kernel.init(start, law)
+        moved = type(state)(*state[:-1], far(state[-1]))
+        moved, _ = kernel.step(moved, law, generator=generator)
+        before = elsewhere.waits.copy()
+        kernel.step(moved, law, generator=generator)
+        assert elsewhere.waits == before
+    assert moved[-1].device.type == "cpu"
+    assert moved[-1].tolist() == [1] * len(start)
 
 
 def test_a_chain_that_froze_on_a_device_is_no_sample(start):

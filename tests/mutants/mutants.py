@@ -3028,4 +3028,24 @@ MUTANTS = (
         "scores/base.py", "own = own - r.repeat_interleave", "own = own - 0 * r.repeat_interleave",
         "scores/test_base.py::test_the_divergence_far_out_is_right_in_float32",
     ),
+    Mutant(
+        "X: the level of a noise coordinate by half its factor",
+        "scores/frame.py", "4 * coordinate + math.log(rms)", "2 * coordinate + math.log(rms)",
+        "scores/test_base.py::test_a_model_is_its_base_where_nothing_is_kept",
+    ),
+    Mutant(
+        "X: the level of a noise coordinate without the width of the data",
+        "scores/frame.py", "4 * coordinate + math.log(rms)", "4 * coordinate",
+        "scores/test_base.py::test_a_model_is_its_base_where_nothing_is_kept",
+    ),
+    Mutant(
+        "X: waves without the constant of their density",
+        "scores/waves.py", "z[0].numel() * math.log(2 * math.pi)", "math.log(2 * math.pi)",
+        "scores/test_waves.py::test_score_and_denoiser_are_those_of_the_mixture",
+    ),
+    Mutant(
+        "A: a number of steps stays on the device to which a run was loaded",
+        "langevin/kernels/hamiltonian.py", "number = state.number.cpu()", "number = state.number",
+        "house/test_waits.py::test_a_number_of_steps_that_was_moved_returns_to_the_host",
+    ),
 )  # fmt: skip

@@ -469,7 +469,7 @@ def test_a_likelihood_ends_where_the_law_is_known(generator):
 
 
 def test_where_nothing_is_learned_all_is_known(generator):
-    """log p is that of the blurred law, and samples are drawn from it; no network is asked."""
+    """log p is that of the blurred law, and samples are drawn from it; the network is not evaluated."""
     schedule = VE(0.05, 30.0)
     model = learned(schedule, MIXTURE, 0, -1)
     model.network = None

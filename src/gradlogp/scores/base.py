@@ -202,18 +202,11 @@ class Base(Shared):
         return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
-        self,
-        z0: Tensor,
-        z: Tensor,
-        a: Tensor,
-        b: Tensor,
-        coordinate: Tensor,
-        *,
+        self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor, *,
         alone: bool = False,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return E[z_0 | z_t = z] with the share of a correction z0, or `alone` this share."""
-        known = torch.zeros_like(z0) if alone else self.denoise(z, a, b)
-        return self.beside(known, z0, coordinate)
+        return self.beside(None if alone else self.denoise(z, a, b), z0, coordinate)
 
     def _mean(
         self, y: Tensor, each: Tensor, noisy: Tensor, r: Tensor | None, U: Tensor, a: Tensor

@@ -56,13 +56,18 @@ class Shared(nn.Module):
         levels = torch.arange(last + 1, dtype=place.dtype, device=place.device)
         return (1 - (place - levels).abs()).clamp(min=0) @ table.to(place)
 
-    def beside(self, known: Tensor, learned: Tensor, coordinate: Tensor) -> Tensor:
-        """Return what this law and a network say together, by the share at noise coordinates."""
-        share = self.shared(coordinate).reshape(-1, *[1] * (known.ndim - 1))
+    def beside(self, known: Tensor | None, learned: Tensor, coordinate: Tensor) -> Tensor:
+        """Return what this law and a network say together, by the share at noise coordinates.
+
+        Without `known` it is the part of the network.
+        """
+        share = self.shared(coordinate).reshape(-1, *[1] * (learned.ndim - 1))
+        if known is None:
+            return share * learned
         return known + share * (learned - known if self.fallback else learned)
 
     def alone_from(self, schedule: Schedule, std: Tensor) -> float:
-        """Return the least time from which on nothing of the correction is kept, or infinity.
+        """Return the least time from which no correction is kept up to t = 1, or infinity.
 
         Arguments:
             schedule: The schedule of the model.
@@ -85,7 +90,7 @@ class Shared(nn.Module):
     def known_mean(
         self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what of E[z_0 | z_t = z] remains of this law beside a network, and its divergence."""
+        """Return the part of this law in E[z_0 | z_t = z] beside a network, and its divergence."""
         value, trace = cast(ClosedForm, self).denoise_trace(z, a, b)
         if not self.fallback:
             return value, trace

@@ -168,21 +168,14 @@ class Waves(Shared):
         return self.beside(self.score(z, a, b), s, coordinate)
 
     def corrected_mean(
-        self,
-        z0: Tensor,
-        z: Tensor,
-        a: Tensor,
-        b: Tensor,
-        coordinate: Tensor,
-        *,
+        self, z0: Tensor, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor, *,
         alone: bool = False,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return E[z_0 | z_t = z] with the share of z0 and of what it lacks, or `alone` this share."""
         extra = self._lacking(z, a, b, coordinate)
         blind = a.masked_fill(a == 0, torch.inf)  # where a state carries no information
         z0 = z0 + extra * (b.square() / blind)[..., None, None]
-        known = torch.zeros_like(z0) if alone else self.denoise(z, a, b)
-        return self.beside(known, z0, coordinate)
+        return self.beside(None if alone else self.denoise(z, a, b), z0, coordinate)
 
     def _lacking(self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor:
         """Return β w/c; coordinates are `()` or `(B,)`."""
