@@ -107,9 +107,12 @@ def test_items_draw_anew_in_every_step_and_place():
 
 
 def test_the_size_of_batches_is_that_of_the_settings_or_of_the_loader(tmp_path):
-    for size, expected in ((None, 5), (20, 20)):
+    for size, expected in (
+        (None, 80),
+        (20, 20),
+    ):  # of 16 steps, in the fourth epoch the second time
         loader = DataLoader(TensorDataset(points()), batch_size=5)
-        records = glp.fit(make(), loader, steps=1, batch_size=size, checkpoint=tmp_path / "a")
+        records = glp.fit(make(), loader, steps=16, batch_size=size, checkpoint=tmp_path / "a")
         list(records)
         state = torch.load(tmp_path / "a" / "training.pt", weights_only=True)
         assert state["batches"]["position"] == expected

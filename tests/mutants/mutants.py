@@ -187,7 +187,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a resumed run draws other noise",
-        "learn/training.py", 'self.noise.set_state(state["noise"])', "pass",
+        "learn/ahead.py", 'self.noise.set_state(state["noise"])', "pass",
         "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
     Mutant(
@@ -249,7 +249,7 @@ MUTANTS = (
     Mutant(
         "X: importance times without their ratio",
         "learn/objectives/denoising.py",
-        "return loss if ratio is None else loss * ratio", "return loss",
+        "return Draws(t, ratio,", "return Draws(t, None,",
         "learn/test_objectives.py::test_importance_keeps_the_mean_and_lowers_the_variance",
     ),
     Mutant(
@@ -835,16 +835,15 @@ MUTANTS = (
     ),
     Mutant(
         "X: what conditions were left out is forgotten when resuming",
-        "learn/training.py",
+        "learn/ahead.py",
         "self.dropping.set_state(state[\"dropping\"])",
         "pass",
         "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
     Mutant(
         "X: conditions are left out by the noise's own stream",
-        "learn/training.py",
-        "self.settings.condition_dropout, len(whole), self.dropping)",
-        "self.settings.condition_dropout, len(whole), self.noise)",
+        "learn/ahead.py",
+        "drop(self.dropout, len(whole), self.dropping)", "drop(self.dropout, len(whole), self.noise)",
         "learn/test_fit.py::test_conditions_left_out_change_neither_batches_nor_noise",
     ),
     Mutant(
@@ -2552,13 +2551,13 @@ MUTANTS = (
     ),
     Mutant(
         "X: each part of a batch draws noise of its own",
-        "learn/gradients.py", "noise.set_state(start)", "pass",
+        "learn/ahead.py", "self.noise.set_state(self.start)", "pass",
         "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
     ),
     Mutant(
         "X: parts of a batch count as whole ones",
-        "learn/gradients.py", "value = losses.sum() / total",
-        "value = losses.sum() / len(x)",
+        "learn/gradients.py", "value = part.losses().sum() / batch.total",
+        "value = part.losses().mean()",
         "learn/test_fit.py::test_parts_of_a_batch_change_nothing",
     ),
     Mutant(
@@ -2828,7 +2827,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the optimiser counts no steps",
-        "learn/gradients.py", "torch._foreach_add_(steps, 1)", "torch._foreach_add_(steps, 0)",
+        "learn/gradients.py", "self._steps.add_(1)", "self._steps.add_(0)",
         "learn/test_fit.py::test_the_optimiser_moves_as_its_own_step_does",
     ),
     Mutant(
@@ -2881,7 +2880,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a step whose loss is not finite changes the weights before it is noticed",
-        "learn/training.py", "descend(self.optimizer, reading.failed)", "descend(self.optimizer)",
+        "learn/training.py", "self.descend(reading.failed)", "self.descend()",
         "learn/test_fit.py::test_a_bad_step_that_is_noticed_later_is_not_saved",
     ),
     Mutant(
@@ -3047,5 +3046,26 @@ MUTANTS = (
         "A: a number of steps stays on the device to which a run was loaded",
         "langevin/kernels/hamiltonian.py", "number = state.number.cpu()", "number = state.number",
         "house/test_waits.py::test_a_number_of_steps_that_was_moved_returns_to_the_host",
+    ),
+    Mutant(
+        "X: what is prepared leaves out the share of the correction",
+        "scores/affine.py", "base.beside(None, frame.of_network, frame.coordinate)", "frame.of_network",
+        "learn/test_ahead.py::test_prepared_losses_are_those_of_the_objective[share]",
+    ),
+    Mutant(
+        "X: what is prepared forgets σ",
+        "learn/ahead.py", "residual, asked.b * gain,", "residual, gain,",
+        "learn/test_ahead.py::test_prepared_losses_are_those_of_the_objective[epsilon]",
+    ),
+    Mutant(
+        "X: a stop amid steps drawn together goes on from where they end",
+        "learn/ahead.py", "return self._now() if self._began is None else self._began",
+        "return self._now()",
+        "learn/test_ahead.py::test_a_state_within_steps_prepared_together_goes_on_with_the_next",
+    ),
+    Mutant(
+        "X: every step of those drawn together is the first",
+        "learn/ahead.py", "batches[step - first :]", "batches",
+        "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
 )  # fmt: skip

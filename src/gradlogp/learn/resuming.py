@@ -93,6 +93,8 @@ def load_training(
     """
     state, config, file = read_training(directory)
     wanted = set(_FIELDS)
+    if "step" in state:  # of a version that drew for one step at a time
+        state = {"drawn_from": state["step"]} | state
     if odd := sorted(state.keys() ^ wanted):
         raise ValueError(f"{file} is damaged: fields missing or unknown: {', '.join(odd)[:200]}")
     made = state["setup"]
@@ -292,6 +294,10 @@ class _Check:
         self.need(fits(position, int) and 0 <= position <= self.n, "batches.position", position)
         self.generator(found["generator"], torch.Generator(), "batches.generator")
 
+    def drawn_from(self, found: Any, state: Mapping[str, Any]) -> None:
+        """Check the step that is drawn first, when the generators go on."""
+        self.need(fits(found, int) and 0 <= found <= state["step"], "drawn_from", found)
+
     def check_seed(self, found: Any, state: Mapping[str, Any]) -> None:
         """Check the seed of the measurements."""
         self.need(fits(found, int) and found >= 0, "check_seed", found)
@@ -303,6 +309,7 @@ _FIELDS: dict[str, Callable[..., None]] = {
     "averages": _Check.averages, "best": _Check.best, "optimizer": _Check.optimizer,
     "noise": _Check.noise, "batches": _Check.batches, "dropping": _Check.dropping,
     "augmenting": partial(_Check.noise, field="augmenting"), "check_seed": _Check.check_seed,
+    "drawn_from": _Check.drawn_from,
 }  # fmt: skip
 """The fields of a training state, in the order in which they are looked at."""
 

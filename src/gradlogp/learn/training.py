@@ -20,17 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core import NoisyScore, Processes, check_kind, new_seed, sent
+from ..core import NoisyScore, Processes, check_kind, new_seed
 from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
-from ..scores.networks import drop
 from . import checkpoint as ckpt
 from . import pace
+from .ahead import Ahead
 from .arguments import SAVE_EVERY, Asked, check_asked, fit_frame
 from .batches import fingerprint
 from .config import describe
 from .feed import Augment, Feed
-from .gradients import accumulate, clip, descend
+from .gradients import Descent, accumulate, clip
 from .held_out import Measurement, Objective
 from .keeping import Average, Best, accelerated, conclude, ending
 from .mapped import Mapped
@@ -169,12 +169,10 @@ class Training:
         self.processes.check_batch(min(self.size, len(data)))
         self.processes.make_alike(model)
         seed = self.processes.of_first(new_seed(asked.generator))
-        self.noise = torch.Generator(self.like.device).manual_seed(seed)
-        self.check_seed, self.dropping = seed + 2, torch.Generator().manual_seed(seed + 3)
+        self.check_seed = seed + 2
         self.step, self.seconds, self.check = 0, 0.0, 0.0  # a check in steps, if it was measured
         self.history: list[list[float | None]] = []
         self.unread: list[tuple[Reading, list[float | None]]] = []  # and their rows in it
-        self.mark: tuple[Any, ...] | None = None  # where the randomness of this step began
         self.whole, state = True, None  # whole: False while the weights are half changed
         if resume and checkpoint is not None:
             self.plan(steps_of(Path(checkpoint), settings))
@@ -188,17 +186,18 @@ class Training:
         if exact is not None:
             check_noisy_score(exact, "exact")
             check_same_frame(model, exact, "the model and the exact score")
-        self.condition: Tensor | None = None  # as the network takes it
-        if condition is not None and model.condition is not None:
-            self.condition = model.condition.encode(condition)
-        self.feed = Feed(model, data, self.size, augment, self.processes, seed + 1)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = adamw(self.parameters, settings)
+        self.descend = Descent(self.optimizer)
         self.averaged = Average(model, partial(ema_decay, settings.ema))
         self.averages = {
             n: Average(model, partial(ema_decay, 0.5 ** (1 / n))) for n in settings.ema_half_lives
         }
-        self.working = accelerated(model, bfloat16=settings.bfloat16, compiled=settings.compile)
+        working = accelerated(model, bfloat16=settings.bfloat16, compiled=settings.compile)
+        self.ahead = Ahead(
+            working, objective, Feed(model, data, self.size, augment, self.processes, seed + 1),
+            condition, settings.condition_dropout, self.processes, seed,
+        )  # fmt: skip
         if state is not None:
             self._restore(state)
         self.measure = Measurement(
@@ -220,9 +219,7 @@ class Training:
             "averages": {n: average.state_dict() for n, average in self.averages.items()},
             "best": self.best.state(),
             "optimizer": self.optimizer.state_dict(),
-            "noise": self.noise.get_state(),
-            **self.feed.state(),
-            "dropping": self.dropping.get_state(),
+            **self.ahead.state(),
             "check_seed": self.check_seed,
         }
 
@@ -232,11 +229,9 @@ class Training:
             average.load_state_dict(state["averages"][n])
         self.best.restore(state["best"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.noise.set_state(state["noise"])
-        self.dropping.set_state(state["dropping"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.check_seed = state["check_seed"]
-        self.feed.restore(state, self.check_seed - 1)
+        self.ahead.restore(state, self.check_seed - 1)
 
     def plan(self, steps: int | None) -> None:
         """Settle how many steps there are, where they follow from a time."""
@@ -256,7 +251,7 @@ class Training:
         self._read()
         self.model.load_state_dict(before["model"])
         self._restore(before)
-        self.mark, self.whole = None, True
+        self.whole = True
         self.plan(steps)
 
     def _save(self) -> None:
@@ -289,22 +284,10 @@ class Training:
 
     def _update(self) -> Reading:
         """Do one optimisation step; return where its loss and gradient norm can be read."""
-        self.mark = self.feed.state(), self.noise.get_state(), self.dropping.get_state()
-        z, whole, mine = self.feed.next(self.step + 1)
-        condition = None
-        if self.condition is not None and self.model.condition is not None:
-            condition = sent(self.condition[whole[mine]], z.device)
-            if condition.is_floating_point():
-                condition = condition.to(z)
-            if self.settings.condition_dropout > 0:
-                gone = drop(self.settings.condition_dropout, len(whole), self.dropping)[mine]
-                condition = self.model.condition.drop(condition, sent(gone, z.device))
+        batch = self.ahead.next(self.step)
         for p in self.parameters:  # what `zero_grad` does, which takes as long as ten operations
             p.grad = None
-        total = accumulate(
-            self.working, self.objective, z, condition, self.noise, mine, len(whole),
-            self.settings.accumulate,
-        )  # fmt: skip
+        total = accumulate(batch, self.settings.accumulate)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not self.processes.alone:
             self.processes.add_up([total, *gradients])
@@ -317,13 +300,14 @@ class Training:
         with self.stops.held():
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(self.step)
-            descend(self.optimizer, reading.failed)
+            self.descend(reading.failed)
             for average in (self.averaged, *self.averages.values()):
                 average.update()
             self.step += 1
             self.history.append([self.step, None, None, None, None, None])
             self.unread.append((reading, self.history[-1]))
-            self.mark, self.whole = None, True
+            self.ahead.done()
+            self.whole = True
         return reading
 
     def _read(self) -> None:
@@ -379,12 +363,11 @@ class Training:
             if self.final is None:  # of a run that had ended and is resumed
                 self._conclude()
         finally:
-            # Nothing learned is lost: a step that was begun is undone by turning the generators back.
+            # Nothing learned is lost: a step that was begun is drawn again.
             # If weights are half changed or the loss is not finite, the last checkpoint stays as it is.
-            self.feed.close()
+            self.ahead.feed.close()
             try:
                 if self.whole and self.minutes is None:
-                    self._rewind()
                     with self.stops.held():
                         self._save()
             finally:
@@ -392,9 +375,3 @@ class Training:
                     self.claim.release()
                 self.model.load_state_dict(self._kept())
                 self.model.eval()
-
-    def _rewind(self) -> None:
-        if self.mark is not None:
-            self.feed.restore(self.mark[0])
-            self.noise.set_state(self.mark[1])
-            self.dropping.set_state(self.mark[2])

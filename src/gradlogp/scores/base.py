@@ -289,7 +289,7 @@ class Base(Shared):
             if self.whole:
                 w, U = torch.linalg.eigh(shrunk_covariance(z))
             else:
-                _, s, V = torch.svd_lowrank(z - mean, self.rank, niter=4)
+                s, V = _principal(z - mean, self.rank)
                 variances = s.square() / len(z)
                 rest = (z - mean).square().mean(0) - (V.square() * variances).sum(1)
                 self.diagonal.copy_(rest.clamp(min=FLOOR * float(rest.mean())))
@@ -298,6 +298,18 @@ class Base(Shared):
         self.means.copy_(mean.unsqueeze(0))
         self.values.copy_(w.clamp(min=least).unsqueeze(0))
         self.vectors.copy_(U.unsqueeze(0))
+
+
+def _principal(y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values of y and their directions, `(D, rank)`.
+
+    By iteration of a subspace, as `torch.svd_lowrank`, which draws from the global generator.
+    """
+    V = randn_like(y.new_empty(y.shape[1], rank), torch.Generator().manual_seed(0))
+    for _ in range(5):
+        V = torch.linalg.qr(y.mT @ (y @ V)).Q
+    _, s, W = torch.linalg.svd(y @ V, full_matrices=False)
+    return s, V @ W.mT
 
 
 AnyBase = Base | Waves

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core import Schedule, per_sample, sent
+from ..core import Schedule, check_same_shape, per_sample, sent
 from ..noise.grids import least_time, noise_range
 from ..noise.predictions import Kind, epsilon_weights
 from ..noise.schedules import invert_log_snr
@@ -58,6 +58,27 @@ class Frame(NamedTuple):
         for several in self[5:8]:
             rows.append(none if several is None else zip(*(v.unbind() for v in several)))  # noqa: B905
         return [Frame(*row) for row in zip(*rows, strict=True)]
+
+
+class Seen(NamedTuple):
+    """What a network is given of states."""
+
+    z_unit: Tensor
+    coordinate: Tensor
+    condition: Tensor | None = None
+    start: Tensor | None = None  # what the base makes of the states, for a network that asks
+    embedded: Sequence[Tensor] | None = None
+    predicted: Tensor | None = None  # the mean of z_0 that the condition adds, linearly
+
+    def through(self, network: nn.Module) -> Tensor:
+        """Return what the network says of them."""
+        extra = () if self.condition is None else (self.condition,)
+        known: dict[str, Any] = {} if self.embedded is None else {"embedded": self.embedded}
+        if self.start is not None:
+            known["start"] = self.start
+        out: Tensor = network(self.z_unit, self.coordinate, *extra, **known)
+        check_same_shape(out, self.z_unit, "the network")
+        return out
 
 
 def frame_of(

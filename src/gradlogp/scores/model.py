@@ -17,7 +17,6 @@ from ..core import (
     check_batch,
     check_kind,
     check_option,
-    check_same_shape,
     check_schedule,
     per_sample,
 )
@@ -28,7 +27,7 @@ from ..noise.predictions import KINDS, Kind, to_x0
 from ..noise.score_base import ScoreBase
 from .base import AnyBase, read_base
 from .conditioned import MOST_LINEAR, Condition, ConditionedScore, linear_part
-from .frame import Frame, check_held, frame_of, noise_coordinate
+from .frame import Frame, Seen, check_held, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition, read_event_shape
 from .shared import ROWS, Noised
@@ -275,21 +274,19 @@ class ScoreModel(ScoreBase, nn.Module):
             return None
         return (condition.to(z).flatten(1) @ self.gain.to(z).T).reshape(z.shape)
 
-    def _asked(
-        self, z: Tensor, frame: Frame, predicted: Tensor | None, condition: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return z̃ and what the network says of it."""
+    def _seen(self, z: Tensor, frame: Frame, condition: Tensor | None) -> Seen:
+        """Return what the network is given of states z."""
+        predicted = self._predicted(z, condition)
         if predicted is not None:
             z = z - frame.alpha() * predicted
-        z_unit = (z - frame.drift) * frame.scale
-        extra = () if condition is None else (condition,)
-        known: dict[str, Any] = {} if frame.embedded is None else {"embedded": frame.embedded}
+        start = None
         if self.base is not None and getattr(self.network, "start", False):
-            start = self.base.denoise(z, *frame.flat_levels()) - self.z_mean.to(z)
-            known["start"] = start / self._spread(z)
-        out = self.network(z_unit, frame.coordinate.expand(len(z)), *extra, **known)
-        check_same_shape(out, z_unit, "the network")
-        return z_unit, out
+            start = (
+                self.base.denoise(z, *frame.flat_levels()) - self.z_mean.to(z)
+            ) / self._spread(z)
+        z_unit = (z - frame.drift) * frame.scale
+        coordinate = frame.coordinate.expand(len(z))
+        return Seen(z_unit, coordinate, condition, start, frame.embedded, predicted)
 
     def forward(
         self,
@@ -307,8 +304,8 @@ class ScoreModel(ScoreBase, nn.Module):
             a, b = (per_sample(q, z) for q in self.schedule(t))
             return (a * self.denoise_given(z, t, condition) - z) / b**2
         frame = self._frame(z, t)
-        z_unit, out = self._asked(z, frame, self._predicted(z, condition), condition)
-        s = frame.score(z_unit, out)
+        seen = self._seen(z, frame, condition)
+        s = frame.score(seen.z_unit, seen.through(self.network))
         if self.base is None or (self.training and self.base.fallback):
             return s
         return self.base.corrected(s, z, *frame.flat_levels(), frame.coordinate)
@@ -349,15 +346,18 @@ class ScoreModel(ScoreBase, nn.Module):
             m, c = self.z_mean.to(z), self._spread(z)
             if self.condition.cov is not None:
                 frame = self._frame(z, t)
-                _, out = self._asked(z, frame, None, condition)
-                coordinate = frame.coordinate.expand(len(z))
-                asked = (z - a * m) / c, a, b / c, condition, out, coordinate
+                seen = self._seen(z, frame, condition)
+                out = seen.through(self.network)
+                asked = (z - a * m) / c, a, b / c, condition, out, seen.coordinate
                 return m + c * self.condition.denoise(*asked)
-        predicted, frame = self._predicted(z, condition), self._frame(z, t)
-        z_unit, out = self._asked(z, frame, predicted, condition)
+        frame = self._frame(z, t)
+        seen = self._seen(z, frame, condition)
+        out, predicted = seen.through(self.network), seen.predicted
         assert frame.unit is not None
         a, b = frame.unit
-        z_unit = z_unit if self._whole else torch.zeros_like(a)  # a correction has no other part
+        z_unit = (
+            seen.z_unit if self._whole else torch.zeros_like(a)
+        )  # a correction has no other part
         blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
         z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
         z0 = self._spread(z) * z0.masked_fill(blind, 0.0)

@@ -11,6 +11,8 @@ minimiser, and for every σ > 0 and every s_θ exactly
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +21,7 @@ from torch import Tensor
 from ...core import (
     Generator,
     NoisyScore,
+    Schedule,
     ScoreFn,
     check_function,
     check_kind,
@@ -30,14 +33,15 @@ from ...core import (
     randn_like,
 )
 from ...noise.score_base import ScoreBase, check_noisy_score, check_same_frame
-from .times import ImportanceTimes, noised_at, times_of
+from .times import ImportanceTimes, noised_with, times_of
 from .weights import Weight, sigma2, weight_at
 
 
-def _half_square(r: Tensor) -> Tensor:
-    """Return ½‖r‖² for each sample."""
+def half_square(r: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Return ½‖r‖² for each sample, times a factor."""
     flat = r.flatten(1)
-    return 0.5 * torch.linalg.vecdot(flat, flat)
+    half = 0.5 * torch.linalg.vecdot(flat, flat)
+    return half if factor is None else half * factor
 
 
 def denoising(
@@ -84,7 +88,7 @@ def denoising(
     eps = randn_like(x, generator)
     x_t = torch.add(x, eps, alpha=b) if isinstance(b, float) else torch.addcmul(x, b, eps)
     s = evaluate(score, x_t)
-    return _half_square(s.add(eps, alpha=1 / b) if isinstance(b, float) else s + eps / b)
+    return half_square(s.add(eps, alpha=1 / b) if isinstance(b, float) else s + eps / b)
 
 
 def multilevel(
@@ -129,26 +133,74 @@ def multilevel(
     """
     check_noisy_score(score)
     check_points(z, "z", score.event_shape, wait=False)
-    if importance is not None:
-        check_kind(importance, "importance", ImportanceTimes, "ImportanceTimes")
-    schedule = score.schedule
-    ratio: Tensor | None = None
-    if importance is not None:
-        if t is not None:
-            raise ValueError("pass times t or a law to draw them from (importance), not both")
-        t, ratio = importance.draw(schedule, z.new_empty(len(z)), generator, stratified=stratified)
-    else:
-        t = times_of(schedule, z, t, generator, stratified)
-    z_t, eps, b = noised_at(schedule, z, t, generator)
+    draws = draw(score.schedule, z, t, stratified, importance, generator)
+    asked = regression(score.schedule, z, draws, weight)
     # scores of ours look themselves; on a device it would be a wait
+    b = asked.b
     if not (isinstance(score, ScoreBase) or b.device.type != "cpu" or bool(b.min() > 0)):
         raise ValueError("some times have sigma = 0, where there is no noise to predict")
-    s = score(z_t, t)
-    check_same_shape(s, z_t, "the score")
-    loss = _half_square(torch.addcmul(eps, b, s))  # σ² times the loss, finite for every σ
+    s = score(asked.z_t, asked.t)
+    check_same_shape(s, z, "the score")
+    return half_square(torch.addcmul(asked.eps, b, s), asked.factor)  # finite for every σ
+
+
+class Draws(NamedTuple):
+    """What `multilevel` draws for each sample: its time, the ratio of densities there, and ε."""
+
+    t: Tensor
+    ratio: Tensor | None
+    eps: Tensor
+
+
+class Regression(NamedTuple):
+    """What `multilevel` asks of a score: σ s(z_t, t) ≈ −ε."""
+
+    z_t: Tensor
+    t: Tensor
+    eps: Tensor
+    b: Tensor  # σ as it multiplies z
+    factor: Tensor | None  # of ½‖ε + σ s‖²; None: 1
+
+
+def draw(
+    schedule: Schedule,
+    z: Tensor,
+    t: Tensor | None = None,
+    stratified: bool = False,
+    importance: ImportanceTimes | None = None,
+    generator: Generator | None = None,
+) -> Draws:
+    """Draw what `multilevel` draws; arguments as there."""
+    if importance is None:
+        t = times_of(schedule, z, t, generator, stratified)
+        return Draws(t, None, randn_like(z, generator))
+    check_kind(importance, "importance", ImportanceTimes, "ImportanceTimes")
+    if t is not None:
+        raise ValueError("pass times t or a law to draw them from (importance), not both")
+    t, ratio = importance.draw(schedule, z.new_empty(len(z)), generator, stratified=stratified)
+    return Draws(t, ratio, randn_like(z, generator))
+
+
+def regression(schedule: Schedule, z: Tensor, draws: Draws, weight: Weight) -> Regression:
+    """Return what `multilevel` asks for these draws."""
+    t, factor, eps = draws
+    z_t, b = noised_with(schedule, z, t, eps)
     if weight is not sigma2:
-        loss = loss * (weight_at(weight, schedule, t) / schedule(t)[1] ** 2).to(loss)
-    return loss if ratio is None else loss * ratio
+        w = (weight_at(weight, schedule, t) / schedule(t)[1] ** 2).to(z)
+        factor = w if factor is None else w * factor
+    return Regression(z_t, t, eps, b, factor)
+
+
+def options_of(objective: object) -> dict[str, Any] | None:
+    """Return the options with which `multilevel` draws for each batch anew, of a partial of it.
+
+    None: it is another objective, or its times and source of noise are given.
+    """
+    options: dict[str, Any] = {}
+    while isinstance(objective, partial) and not objective.args:
+        options, objective = objective.keywords | options, objective.func
+    known = options.keys() <= {"weight", "stratified", "importance"}
+    return options if objective is multilevel and known else None
 
 
 def excess(
@@ -181,11 +233,11 @@ def excess(
     check_same_frame(score, exact, "score and exact, the model and the exact score,")
     check_points(z, "z", score.event_shape, wait=False)
     t = times_of(score.schedule, z, t, generator, False)
-    z_t, _, _ = noised_at(score.schedule, z, t, generator)
+    z_t, _ = noised_with(score.schedule, z, t, randn_like(z, generator))
     s, target = score(z_t, t), exact(z_t, t)
     check_same_shape(s, z_t, "the score")
     check_same_shape(target, z_t, "the exact score")
-    return weight_at(weight, score.schedule, t).to(z) * _half_square(s - target)
+    return weight_at(weight, score.schedule, t).to(z) * half_square(s - target)
 
 
 def noised(
@@ -229,7 +281,7 @@ def noised(
     check_function(matching, "matching", takes=2, by_name=("generator",))
     schedule = score.schedule
     t = times_of(schedule, z, t, generator, stratified)
-    z_t, _, _ = noised_at(schedule, z, t, generator)
+    z_t, _ = noised_with(schedule, z, t, randn_like(z, generator))
     at_level: ScoreFn = lambda y: score(y, t)
     loss = matching(at_level, z_t, generator=generator)
     check_same_shape(loss, t, "matching")

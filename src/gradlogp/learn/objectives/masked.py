@@ -21,10 +21,11 @@ from ...core import (
     check_points,
     check_same_shape,
     rand_like,
+    randn_like,
     shown,
 )  # fmt: skip
 from ...scores.masked import Mask, MaskedScore
-from .times import noised_at, times_of
+from .times import noised_with, times_of
 
 FREE = 0.5
 """Share of rows of which nothing is known: they teach what draws whole rows."""
@@ -191,7 +192,8 @@ def masked_errors(
         known, there = condition_on(known, there, given, dropout, generator)
     state = torch.where(known, torch.where(there, 1.0, -1.0), 0.0).to(z)
     condition = torch.stack([state, torch.where(known & there, values, 0.0)], 1)
-    z_t, eps, b = noised_at(score.schedule, z, t, generator)
+    eps = randn_like(z, generator)
+    z_t, b = noised_with(score.schedule, z, t, eps)
     s = MaskedScore(score.score, condition)(z_t, t)
     check_same_shape(s, z_t, "the score")
     return torch.where(known, 0.0, torch.addcmul(eps, b, s))

@@ -19,7 +19,6 @@ from ...core import (
     check_schedule,
     per_sample,
     rand_like,
-    randn_like,
 )
 
 T_MIN = 1e-3
@@ -77,13 +76,10 @@ def times_of(
     return t
 
 
-def noised_at(
-    schedule: Schedule, z: Tensor, t: Tensor, generator: Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z_t = α z + σ ε, ε, and σ as it multiplies z."""
+def noised_with(schedule: Schedule, z: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_t = α z + σ ε, and σ as it multiplies z."""
     a, b = (per_sample(v, z) for v in schedule(t))
-    eps = randn_like(z, generator)
-    return torch.addcmul(a * z, b, eps), eps, b
+    return torch.addcmul(a * z, b, eps), b
 
 
 class ImportanceTimes:
