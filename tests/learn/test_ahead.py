@@ -14,6 +14,7 @@ from gradlogp.learn.feed import Feed
 from gradlogp.learn.objectives import ImportanceTimes, multilevel, weights
 from gradlogp.noise.predictions import KINDS
 from gradlogp.noise.schedules import VE, VP, Levels
+from gradlogp.scores.affine import affine, is_affine
 from gradlogp.scores.base import Base
 from gradlogp.scores.networks import UNet
 
@@ -68,7 +69,6 @@ CASES = {
     "mixture": (partial(model, VE(0.01, 20.0), base=MIXTURE), {}),
     "fallback": (fallen_back, {}),
     "low rank": (low_rank, {}),
-    "share": (shared, {}),
     "ladder": (partial(model, Levels(torch.logspace(1, -2, 6))), {"standardize": True}),
     "stratified": (model, {"objective": partial(multilevel, stratified=True)}),
     "weight": (model, {"objective": EDM}),
@@ -103,6 +103,17 @@ def test_prepared_losses_are_those_of_the_objective(case):
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=0.0)
     for name, value in mine.state_dict().items():
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [shared, fallen_back, low_rank, partial(model, predicts="x0")])
+def test_a_score_is_affine_in_what_its_network_says(make, generator):
+    """With a share of the correction, too, which is 1 in training."""
+    made = make().double().train()
+    z, t = torch.randn(6, 3, generator=generator), torch.linspace(0.05, 0.95, 6)
+    seen, offset, gain = affine(made, z, t, None)
+    out = gain * seen.through(made.network)
+    torch.testing.assert_close(out if offset is None else out + offset, made(z, t))
+    assert not is_affine(glp.ScoreModel(network(holes=True), VP()))
 
 
 def ahead(data, size, objective=multilevel):

@@ -2756,8 +2756,8 @@ MUTANTS = (
         "diffusion/test_solvers.py::test_weights_integrate_polynomials_against_the_exponential",
     ),
     Mutant(
-        "X: gradients are scaled up to their bound",
-        "learn/gradients.py", "(norm + 1e-6)).clamp(max=1.0)", "(norm + 1e-6))",
+        "X: gradients are scaled to another bound",
+        "learn/gradients.py", "(norm + 1e-6)).clamp(max=1.0)", "norm).clamp(max=1.0)",
         "learn/test_fit.py::test_gradients_are_clipped_as_torch_does",
     ),
     Mutant(
@@ -3050,7 +3050,7 @@ MUTANTS = (
     Mutant(
         "X: what is prepared leaves out the share of the correction",
         "scores/affine.py", "base.beside(None, frame.of_network, frame.coordinate)", "frame.of_network",
-        "learn/test_ahead.py::test_prepared_losses_are_those_of_the_objective[share]",
+        "learn/test_ahead.py::test_a_score_is_affine_in_what_its_network_says",
     ),
     Mutant(
         "X: what is prepared forgets σ",
