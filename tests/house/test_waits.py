@@ -116,6 +116,14 @@ def exact():
     )
 
 
+def mixture(*cov):
+    with Elsewhere():
+        law = glp.GaussianMixture(
+            *(far(v.float()) for v in (torch.ones(2) / 2, torch.eye(2), *cov))
+        )
+    return glp.ExactScore(law, glp.schedules.VP())
+
+
 SCORES = {
     "epsilon": lambda: model("epsilon"),
     "x0": lambda: model("x0"),
@@ -124,6 +132,10 @@ SCORES = {
     "of classes, guided": guided,
     "given values": lambda: model(condition=(2,)).given(torch.randn(4, 2)),
     "exact": exact,
+    "of a mixture": lambda: mixture(torch.tensor(0.5)),
+    "of any mixture": lambda: mixture(
+        torch.stack([torch.eye(2), torch.ones(2, 2) + torch.eye(2)])
+    ),
     "empirical": lambda: glp.EmpiricalScore(far(torch.randn(50, 2).float()), glp.schedules.VP()),
 }
 

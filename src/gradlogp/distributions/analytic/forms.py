@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core import FEW
+from ...core import FEW, sent
 from .covariance import Covariance
 
 FAR, FAR_DOUBLE = 2.0**8, 2.0**16
@@ -190,7 +190,8 @@ Form = Linear | Quadratic | Differences
 def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     """Return the form of Σ_k π_k N(μ_k, S_k) in the dtype and on the device of a tensor.
 
-    The constants are computed in float64 and rounded once.
+    The constants are computed in float64 and rounded once. Their numbers are looked at, so they
+    are best in host memory.
 
     Arguments:
         weights: π, `(K,)`.
@@ -210,6 +211,9 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     own = U is not None and not bool((U == U[0]).all())  # eigenvectors of their own
     mixed = own and like.dtype == torch.float32 and like.device.type == "cpu"
 
+    def put(v: Tensor) -> Tensor:
+        return sent(v.to(like.dtype), like.device)
+
     def off(M: Tensor) -> float:
         M = M if U is None else (M.unsqueeze(1) @ U).squeeze(1)
         return float((M.square() / w).sum(1).max())
@@ -218,42 +222,42 @@ def form(weights: Tensor, means: Tensor, cov: Covariance, like: Tensor) -> Form:
     # bound leaves near the origin neither distance has to be computed
     near, centre = float(mu.abs().amax(0).square().sum() / w.min()) < most / 2, None
     if not near:
-        centre = (((mu.amax(0) + mu.amin(0)) / 2).to(like)).to(mu)
+        centre = ((mu.amax(0) + mu.amin(0)) / 2).to(like.dtype).to(mu)
     apart = centre is not None and off(mu - centre) > (FAR_DOUBLE if mixed else most)
     if apart or (own and mu.shape[1] > len(mu)):
         W = (1 / w.sqrt()).unsqueeze(-1) if U is None else U / w.sqrt().unsqueeze(-2)
-        return Differences(*(v.to(like) for v in (mu.unsqueeze(-1), const, W)))
+        return Differences(*(put(v) for v in (mu.unsqueeze(-1), const, W)))
     # where the origin is as good as the centre, it saves a pass
     if centre is None or off(mu) <= most:
         M, shift = mu, None
     else:
-        M, shift = mu - centre, centre.to(like)
+        M, shift = mu - centre, put(centre)
     if own:
         assert U is not None
         P = (U / w.unsqueeze(-2)) @ U.mT
         b = (P @ M.unsqueeze(-1)).squeeze(-1)
         const = const - 0.5 * (b * M).sum(-1, keepdim=True)
-        b_like, P_like = b.to(like), P.flatten(1).to(like)
+        b_like, P_like = put(b), put(P.flatten(1))
         if mixed and not near and off(M) > FAR:
             return Quadratic(shift, b_like, P_like, const, b, P.flatten(1))
-        return Quadratic(shift, b_like, P_like, const.to(like), b_like, P_like)
+        return Quadratic(shift, b_like, P_like, put(const), b_like, P_like)
     M = M if U is None else M @ U[0]
     PM = M / w
     const = const - 0.5 * (PM * M).sum(-1, keepdim=True)
     shared = isotropic or bool((w == w[0]).all())
     pair = None
     if shared and len(mu) == 2 and mu.shape[1] <= FEW:
-        difference, c = PM[0] - PM[1], (const[0] - const[1]).squeeze().to(like)
-        odds = (difference if U is None else U[0] @ difference).to(like)
-        P_column = 1 / level if isotropic else (1 / w[0]).to(like).unsqueeze(-1)
-        second, difference = (v.to(like).unsqueeze(-1) for v in (PM[1], difference))
+        difference, c = PM[0] - PM[1], put((const[0] - const[1]).squeeze())
+        odds = put(difference if U is None else U[0] @ difference)
+        P_column = 1 / level if isotropic else put(1 / w[0]).unsqueeze(-1)
+        second, difference = (put(v).unsqueeze(-1) for v in (PM[1], difference))
         pair = Pair(odds, c, second, difference, P_column)
     return Linear(
         shift,
-        None if U is None else U[0].to(like),
-        PM.to(like),
-        const.to(like),
-        None if shared else (1 / w).to(like),
-        1 / level if isotropic else (1 / w[0]).to(like),
+        None if U is None else put(U[0]),
+        put(PM),
+        put(const),
+        None if shared else put(1 / w),
+        1 / level if isotropic else put(1 / w[0]),
         pair,
     )

@@ -109,6 +109,7 @@ class GaussianMixture:
     def _set(self, weights: Tensor, means: Tensor, cov: Covariance, singular: bool) -> None:
         self.weights, self.means, self._cov, self._singular = weights, means, cov, singular
         self._forms: dict[tuple[torch.dtype, torch.device], Form] = {}
+        self._host: GaussianMixture | None = None  # the same law there
 
     @property
     def event_shape(self) -> torch.Size:
@@ -139,8 +140,20 @@ class GaussianMixture:
         if found is None and self.means.ndim == 2:
             if constant(x.dtype, self.weights, self.means, *self._cov):
                 with torch.inference_mode(False), torch.no_grad():
-                    found = self._forms[key] = form(self.weights, self.means, self._cov, x)
+                    law = self._hosted()
+                    found = self._forms[key] = form(law.weights, law.means, law._cov, x)
         return found
+
+    def _hosted(self) -> GaussianMixture:
+        """Return this law in host memory, where a look at its numbers does not wait for a device."""
+        if self.means.device.type == "cpu":
+            return self
+        if self._host is None:
+            w, U = self._cov
+            cov = Covariance(w.cpu(), None if U is None else U.cpu())
+            self._host = self._like(self.means.cpu(), cov, self._singular)
+            self._host.weights = self.weights.cpu()
+        return self._host
 
     def _check(self, x: Tensor, name: str = "x") -> None:
         check_batch(x, self.event_shape, name)
@@ -236,7 +249,11 @@ class GaussianMixture:
         """Return the law of α X + σ Z; α, σ `()` or one for each sample `(B,)`."""
         a, b = (v[..., None, None] for v in coefficients(alpha, sigma, self.means))
         cov = Covariance(a**2 * self._cov.w + b**2, self._cov.U)
-        return self._like(a * self.means, cov, vanishes(cov.w, sigma))
+        law = self._like(a * self.means, cov, vanishes(cov.w, sigma))
+        away = self.means.device.type != "cpu" and law.means.ndim == 2
+        if away and all(torch.as_tensor(v).device.type == "cpu" for v in (alpha, sigma)):
+            law._host = self._hosted().noised(alpha, sigma)
+        return law
 
     def _of_parts(
         self,
