@@ -93,8 +93,6 @@ def load_training(
     """
     state, config, file = read_training(directory)
     wanted = set(_FIELDS)
-    if "step" in state:  # of a version that drew for one step at a time
-        state = {"drawn_from": state["step"]} | state
     if odd := sorted(state.keys() ^ wanted):
         raise ValueError(f"{file} is damaged: fields missing or unknown: {', '.join(odd)[:200]}")
     made = state["setup"]
