@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core import (
     Generator,
     ScoreFn,
+    along,
     asked,
     check_batch,
     check_count,
@@ -151,8 +152,11 @@ def _unrelated(name: str) -> str:
 
 def _pull_back(at: _At, v: Tensor | None, *, batched: bool = False) -> Tensor:
     """Return vᵀ ∂value/∂y, with its own graph on request."""
+    value = at.value
+    if v is not None and not batched and not v.requires_grad:
+        value, v = along(v, value), None
     gradient = torch.autograd.grad(
-        at.value, at.y, v, create_graph=at.graph, retain_graph=True, is_grads_batched=batched,
+        value, at.y, v, create_graph=at.graph, retain_graph=True, is_grads_batched=batched,
         allow_unused=True,
     )[0]  # fmt: skip
     if gradient is None:

@@ -47,6 +47,7 @@ from .randomness import permutation as permutation
 from .randomness import rand_like as rand_like
 from .randomness import randn_like as randn_like
 from .randomness import subsample as subsample
+from .shapes import along as along
 from .shapes import asked as asked
 from .shapes import check_batch as check_batch
 from .shapes import check_count as check_count

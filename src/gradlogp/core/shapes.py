@@ -307,6 +307,15 @@ def sent(v: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> T
     return v.to(device, v.dtype if dtype is None else dtype, non_blocking=v.device.type == "cpu")
 
 
+def along(v: Tensor, value: Tensor) -> Tensor:
+    """Return vᵀ value for a constant v, to differentiate in place of the value at the vector v.
+
+    For the latter PyTorch imports sympy, which takes a second.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        return (value * v).sum()
+
+
 def sum_event(x: Tensor) -> Tensor:
     """Sum over the event dimensions: `(B, *event) -> (B,)`."""
     return x.flatten(1).sum(1)

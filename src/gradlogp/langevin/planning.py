@@ -17,6 +17,7 @@ from ..calculus.conjugate_gradients import lanczos
 from ..core import (
     Density,
     Generator,
+    along,
     check_count,
     check_number,
     check_option,
@@ -119,7 +120,7 @@ def estimate_curvature(
         raise ValueError("the score does not depend on x through differentiable operations")
 
     def product(v: Tensor) -> Tensor:
-        (Hv,) = torch.autograd.grad(score, y, -v.reshape(x.shape), retain_graph=True)
+        (Hv,) = torch.autograd.grad(along(-v.reshape(x.shape), score), y, retain_graph=True)
         return Hv.flatten(1)
 
     T, beyond = lanczos(product, x.detach().flatten(1), n_iterations, generator)
