@@ -56,6 +56,7 @@ VARIANTS |= {
     "BAOAB, heavy": maker(kernels.BAOAB, friction=math.inf, mass=2.5, temperature=0.4),
     "TamedULA, coordinatewise": maker(kernels.TamedULA, coordinatewise=True),
     "HMC, one step": maker(kernels.HMC, n_leapfrog=1),
+    "NUTS": maker(kernels.NUTS, max_depth=4),
     "SGLD, SVRG": maker(kernels.SGLD, replace=True, estimator=kernels.SVRG(3)),
 }
 POWERS = {

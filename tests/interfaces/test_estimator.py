@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of
 
 @pytest.mark.usefixtures("few_steps")
 @parametrize_with_checks(
-    [glp.ScoreEstimator(max_iter=5, n_likelihood_steps=4, width=16, random_state=0)]
+    [glp.ScoreEstimator(max_iter=3, n_likelihood_steps=4, width=8, random_state=0)]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)

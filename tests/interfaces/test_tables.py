@@ -316,23 +316,23 @@ def correlated():
 def test_imputed_draws_have_the_conditional_law(correlated):
     """E[b | a = 1] = 0.9, Var = 0.19, either way round; a hole's chance of being one says nothing."""
     model, frame = correlated
-    whole = frame.dropna()
+    whole, n = frame.dropna(), 1000
     for known, other in (("a", "b"), ("b", "a")):
-        asked = pd.DataFrame({known: np.ones(2000), other: np.nan})[["a", "b"]]
+        asked = pd.DataFrame({known: np.ones(n), other: np.nan})[["a", "b"]]
         drawn = model.impute(asked)
         assert list(drawn) == ["a", "b"]
         assert (drawn[known] == 1).all()
-        error = math.sqrt(0.19 / 2000 + 2 * 0.19 / len(whole))  # of the draws, of a regression
+        error = math.sqrt(0.19 / n + 2 * 0.19 / len(whole))  # of the draws, of a regression
         assert abs(drawn[other].mean() - 0.9) < 4.5 * error
-        spread = 0.19 * math.sqrt(2 / 2000 + 2 / len(whole))
+        spread = 0.19 * math.sqrt(2 / n + 2 / len(whole))
         assert abs(drawn[other].var() - 0.19) < 4.5 * spread
         assert (
             abs(0.627 - 0.9) > 4.5 * error
         )  # what replacement would give, apart from its variance
         assert abs(0.311 - 0.19) > 4.5 * spread
-    both = model.impute(pd.DataFrame({"a": [np.nan] * 2000, "b": np.nan}))
+    both = model.impute(pd.DataFrame({"a": [np.nan] * n, "b": np.nan}))
     assert abs(both["a"].corr(both["b"]) - 0.9) < 0.04
-    new = model.sample(2000)  # the same model draws whole rows, holes among them
+    new = model.sample(n)  # the same model draws whole rows, holes among them
     assert new.isna().mean().tolist() == pytest.approx(frame.isna().mean().tolist(), abs=0.06)
     assert abs(new.dropna().corr().iloc[0, 1] - 0.9) < 0.06
 

@@ -159,7 +159,7 @@ def alone(tmp_path_factory):
     return *losses(1, steps=STEPS, rough=ROUGH, checkpoint=str(path)), path
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_whole_curve_is_that_of_one_process(size, alone, tmp_path):
     """Dropped conditions, times and noise are of the whole batch, seeds and weights those of rank 0."""
     options = {"rough": ROUGH} if size == 2 else {}
