@@ -21,7 +21,7 @@ from gradlogp.interfaces.cli.geometry import geometry
 from gradlogp.show import plots
 from gradlogp.show.plots.curves import spectra, split_field
 
-pytestmark = pytest.mark.usefixtures("as_user", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "quick_pictures", "few_steps")
 LOW, HIGH = 0.01, 10.0
 
 

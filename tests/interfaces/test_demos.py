@@ -24,7 +24,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures, few_steps):
     few = {"sample_levels": lambda model: 16}
     for demo, small in {
         demos.digits: {"GENERATED": 100},

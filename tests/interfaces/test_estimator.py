@@ -39,6 +39,7 @@ def fitted():
     estimator = glp.ScoreEstimator(max_iter=150, width=64, random_state=0, **steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**13)
+        patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
         return estimator.fit(x.numpy()), x
 
 

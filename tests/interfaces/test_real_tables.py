@@ -13,7 +13,7 @@ from sklearn import datasets
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 TWELVE = (
     ("palmerpenguins", "penguins"), ("ggplot2", "mpg"), ("ggplot2", "msleep"),
