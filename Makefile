@@ -3,7 +3,8 @@
 #   make test       the test suite (make test-slow: the long statistical runs)
 #   make dist-check build sdist and wheel, install them alone, run the commands of the README
 #   make test-min   the test suite on the oldest versions, constraints-min.txt
-#   make lint       style and types      make docs  the site      make bench  the benchmarks
+#   make lint       style and types      make docs  the site, and the Python of its pages
+#   make bench      the benchmarks
 
 PY ?= python3
 VENV ?= .venv
@@ -48,7 +49,7 @@ demo: $(VENV)/.main
 	@echo "Reports: $(REPORTS)/stars/index.html and $(REPORTS)/digits/index.html"
 
 test: $(VENV)/.main
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not pages" $(ARGS)
 
 test-slow: $(VENV)/.main
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow $(ARGS)
@@ -73,6 +74,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m pages tests/house/test_docs.py
 	rm -rf site
 	$(TEST_ENV) $(BIN)/sphinx-build --quiet --jobs $(WORKERS) --fail-on-warning --keep-going \
 		--fresh-env --doctree-dir $(VENV)/doctrees docs site

@@ -76,6 +76,8 @@ def few_steps(monkeypatch):
     monkeypatch.setattr("gradlogp.interfaces.pipeline.sample_levels", lambda model: 16)
     monkeypatch.setattr("gradlogp.interfaces.pipeline.likelihood_steps", lambda model: 12)
     monkeypatch.setattr("gradlogp.interfaces.base.STEPS", 8)
+    monkeypatch.setattr("gradlogp.interfaces.base.ROWS", 64)
+    monkeypatch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
     monkeypatch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
 
 

@@ -17,7 +17,7 @@ KERNELS = sorted(
 
 
 def softened(x):
-    return 1 + 1 / (1 + x**2)
+    return (2 + x.square()) / (1 + x.square())
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

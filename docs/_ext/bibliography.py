@@ -52,6 +52,14 @@ def cited(docstring: str) -> Iterator[tuple[str, str]]:
         yield from zip(lines[::2], lines[1::2], strict=True)
 
 
+def documented(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    """Yield what may have a docstring, of a node and all statements below."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        yield node
+    for inner in ast.iter_child_nodes(node) if not isinstance(node, ast.expr) else ():
+        yield from documented(inner)
+
+
 def works() -> list[Work]:
     """Return all that is cited, by authors and year."""
     public = {name.home: name for name in everything()}
@@ -60,10 +68,7 @@ def works() -> list[Work]:
         where = str(file.relative_to(PACKAGE))
         tree = tree_of(file)
         for top in (tree, *tree.body):
-            inner = [top] if top is tree else ast.walk(top)
-            for node in inner:
-                if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                    continue
+            for node in [top] if top is tree else documented(top):
                 place = public.get((where, getattr(top, "name", "")), where)
                 for title, address in cited(ast.get_docstring(node) or ""):
                     work = found.setdefault(address, Work(title, address, []))

@@ -120,12 +120,18 @@ def dotted(node: ast.AST) -> list[str]:
 @cache
 def names_in(node: ast.AST) -> frozenset[tuple[str, ...]]:
     """Return all names and dotted names in a piece of code, with the fixtures that a test takes."""
-    found = set()
-    for part in ast.walk(node):
+    found, waiting = set(), [node]
+    while waiting:  # `ast.walk`, for a third of its time
+        part = waiting.pop()
         if isinstance(part, ast.Name | ast.Attribute):
             found.add(tuple(dotted(part)))
         elif isinstance(part, ast.arg):
             found.add((part.arg,))
+        for value in vars(part).values():
+            if isinstance(value, list):
+                waiting += [v for v in value if isinstance(v, ast.AST)]
+            elif isinstance(value, ast.AST):
+                waiting.append(value)
     return frozenset(found - {()})
 
 

@@ -33,7 +33,13 @@ OTHERS = {
 EVERY = LAWS | {repr(p): p for p in KNOWN} | OTHERS
 
 
-@pytest.mark.parametrize("name", EVERY)
+DEAR = {"torus", "padded", "ManyWell(dim=32)"}
+"""Products and embeddings of laws that are checked themselves, and one of many dimensions."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEAR)) for n in EVERY]
+)
 def test_every_density(name):
     if name == "observed":  # which says nothing of the shape of its points
         with pytest.raises(ValueError, match="shape of its points"):

@@ -56,6 +56,7 @@ VARIANTS |= {
     "BAOAB, heavy": maker(kernels.BAOAB, friction=math.inf, mass=2.5, temperature=0.4),
     "TamedULA, coordinatewise": maker(kernels.TamedULA, coordinatewise=True),
     "HMC, one step": maker(kernels.HMC, n_leapfrog=1),
+    "NUTS": maker(kernels.NUTS, max_depth=4),
     "SGLD, SVRG": maker(kernels.SGLD, replace=True, estimator=kernels.SVRG(3)),
 }
 POWERS = {
@@ -65,7 +66,13 @@ POWERS = {
 """The power of a unit of x in the step size; the other kernels have further settings with a unit."""
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+OTHERS = {"Splitting OABAO", "Splitting OBA"}
+"""Orders of the parts of a step: two more are among the kernels and the variants."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in OTHERS)) for n in VARIANTS]
+)
 def test_every_kernel(name):
     made, sphere = VARIANTS[name], "Sphere" in name
     found = check_kernel(made)

@@ -58,6 +58,16 @@ EVERY = [
     Coloured(1.0, DPMSolver(3)), Coloured(1.0, ReverseSDE(1.0, "heun")),
 ]  # fmt: skip
 
+DEAR = [
+    ProbabilityFlow(4), Ancestral("optimal"), ReverseSDE(1.0, "euler"), ReverseSDE(1.0, "heun"),
+    ReverseSDE(0.5), Churn(0.1, order=1), Churn(0.1, s_noise=1.1),
+    PredictorCorrector(ReverseSDE(1.0, "heun"), n_steps=3), AnnealedLangevin(3, 1.0, BAOAB),
+    AnnealedLangevin(3, 5.0, ExponentialSteps(0.0)),
+    AnnealedLangevin(2, 0.2, PreconditionedSteps(0.3)), Coloured(1.0, DPMSolver(3)),
+    Coloured(1.0, ReverseSDE(1.0, "heun")),
+]  # fmt: skip
+"""Those of which all is measured when there is time: a sibling goes through the same lines."""
+
 SEEN = Observation(torch.tensor([[0.4]]), Matrix(torch.tensor([[1.0, 0.5]]).double()), 0.3)
 ENTRY = Observation(torch.tensor([[0.4]]), Inpainting(torch.tensor([True, False])), 0)
 SPARING = [
@@ -73,7 +83,7 @@ GUIDED = [DPSStep(Ancestral(), SEEN), RePaint(Ancestral(), ENTRY, 3), RePaint(DD
 each = partial(pytest.mark.parametrize, "transition", ids=lambda t: type(t).__name__)
 
 
-@each(EVERY)
+@each([pytest.param(t, marks=[pytest.mark.slow] * (repr(t) in map(repr, DEAR))) for t in EVERY])
 def test_every_transition(transition):
     """What the facts state, and that a step is exact on no data where they state none."""
     facts, found = transition.facts, check_transition(transition)
@@ -209,7 +219,14 @@ def test_a_transition_of_ones_own_converges():
     assert abs(found["variance at the end in fine steps, over that of p"].value - 1) < 0.02
 
 
-@pytest.mark.parametrize("likely", WRONG)
+@pytest.mark.parametrize(
+    "likely",  # of sizes that are wrong alike, one for the drift and one for the noise
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("2 g² s", "twice the variance",
+                                                                "left out", "noise g² dW")))
+        for name in WRONG
+    ],
+)  # fmt: skip
 def test_what_is_wrong_is_named(likely):
     transition, facts = WRONG[likely]
     with pytest.raises(ConformanceError, match=likely):

@@ -188,7 +188,10 @@ def test_mmd_p_value_under_the_alternative(generator):
     assert result.value > 3 * result.standard_error
 
 
-@pytest.mark.parametrize(("n", "m", "shift"), [(80, 60, 0.0), (80, 60, 1.0), (30, 200, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "m", "shift"),
+    [(80, 60, 0.0), pytest.param(80, 60, 1.0, marks=pytest.mark.slow), (30, 200, 1.0)],
+)
 def test_mmd_error_bar(n, m, shift, generator):
     """The spread over fresh samples, which 150 of them show within some 7 % (one sigma).
 
@@ -242,6 +245,7 @@ def test_c2st_against_the_bayes_accuracy(shift, generator):
     close(n, 2000, 1e-9)  # binomial over the decisions on held-out points
 
 
+@pytest.mark.slow
 def test_c2st_error_bar(generator):
     results = [
         c2st(normal(150, 2, generator), normal(150, 2, generator, 1.0), generator=generator)

@@ -24,7 +24,17 @@ def only(name, **options):
     return found
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+DEAR = {
+    *(f"solvers.order_of_{of}" for of in ("euler", "churn", "ancestral", "ancestral_posterior",
+      "runge_kutta", "3m_as_published")), "dynamics.distance_may_grow",
+    "reversal.reverse_is_no_flow", "particles.tempering_finds_weights",
+}  # fmt: skip
+"""Orders that `check_transition` measures as well, and runs whose siblings are quicker."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEAR)) for n in BY_NAME]
+)
 def test_claim(name):
     claim = only(name)
     assert claim.verdict == "pass", claim

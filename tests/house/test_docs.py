@@ -81,11 +81,18 @@ def as_reader(as_user, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@each_of([page for page in PAGES if blocks(page, "python") and page.stem != "gallery"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.pages] * (page.stem != "README"), id=name(page))
+        for page in PAGES
+        if blocks(page, "python") and page.stem != "gallery"
+    ],
+)
 def test_python_runs(page, as_reader):
     """From top to bottom; every block of the README alone, as it is pasted.
 
-    `make docs` runs the gallery for its pictures, and ends if one is missing or empty.
+    `make docs` runs the other pages, and the gallery for its pictures, and ends if one is missing.
     """
     names = {"__name__": page.stem}
     for package in re.findall(r"^# needs: (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
@@ -228,16 +235,10 @@ def test_one_version():
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SLOW = {"learn_a_mixture", "ncsn_is_ddpm", "sample_a_density"}  # more than 5 s
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW), id=path.stem)
-        for path in sorted(EXAMPLES.glob("*.py"))
-    ],
-)
+@pytest.mark.pages
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_example(path, tmp_path):
     quiet = "ignore:`torch.jit.script:DeprecationWarning"  # inside torch.func.jvp
     command = [sys.executable, "-W", "error", "-W", quiet, str(path)]

@@ -169,12 +169,11 @@ def test_what_is_cited_is_cited_in_one_way():
     """Of one address one title, the same authors, the same year."""
     titles = {}
     for file in names.PACKAGE.rglob("*.py"):
-        for node in ast.walk(names.tree_of(file)):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                for title, address in bibliography.cited(ast.get_docstring(node) or ""):
-                    assert address.startswith("https://"), (file, title)
-                    found = bibliography.CITED.match(title)
-                    titles.setdefault(address, set()).add(found[0] if found else title)
+        for node in bibliography.documented(names.tree_of(file)):
+            for title, address in bibliography.cited(ast.get_docstring(node) or ""):
+                assert address.startswith("https://"), (file, title)
+                found = bibliography.CITED.match(title)
+                titles.setdefault(address, set()).add(found[0] if found else title)
     assert not [several for several in titles.values() if len(several) > 1]
     assert len(bibliography.works()) == len(titles) > 100
 

@@ -416,7 +416,7 @@ def test_a_verdict_that_is_not_ok_exits_1_and_the_draws_are_there(capsys, tmp_pa
 
 @pytest.mark.parametrize("kernel", get_args(KernelName))
 def test_every_kernel_samples_a_target(capsys, kernel):
-    few = ["--draws", "40", "--warmup", "50", "--kernel", kernel, "--json", "--quiet"]
+    few = ["--draws", "8", "--warmup", "20", "--kernel", kernel, "--json", "--quiet"]
     for extra in ([], ["--step-size", "0.2"]):
         code, out, err = call(capsys, "sample", "--target", "gaussian", *few, *extra)
         assert code in (0, 1)

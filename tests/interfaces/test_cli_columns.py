@@ -9,7 +9,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.loading import load_for
 from gradlogp.interfaces.estimator import ScoreEstimator
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 QUICK = ("--steps", "2", "--width", "8", "--depth", "1", "--held-out", "0", "--quiet")
 
 

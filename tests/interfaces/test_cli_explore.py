@@ -15,7 +15,7 @@ from gradlogp.interfaces.cli.explore import moons
 from gradlogp.learn.data import toy
 from gradlogp.show import planes
 
-pytestmark = pytest.mark.usefixtures("as_user")
+pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
 
 
 @pytest.fixture(autouse=True)

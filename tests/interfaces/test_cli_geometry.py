@@ -21,7 +21,7 @@ from gradlogp.interfaces.cli.geometry import geometry
 from gradlogp.show import plots
 from gradlogp.show.plots.curves import spectra, split_field
 
-pytestmark = pytest.mark.usefixtures("as_user", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "quick_pictures", "few_steps")
 LOW, HIGH = 0.01, 10.0
 
 
@@ -175,7 +175,7 @@ def test_refusals(known, tmp_path):
         geometry(**arguments | {"data": str(tmp_path / "three.npy")})
 
 
-@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("classes", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_learned_model(classes, tmp_path, capsys, generator):
     """A real checkpoint, by class or not: that all goes through in double precision."""
     torch.set_default_dtype(torch.float32)

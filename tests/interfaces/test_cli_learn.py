@@ -47,8 +47,17 @@ LOSSES = {}
 """Those of a run -> the requested ones."""
 
 
-@pytest.mark.parametrize("objective", ["denoising", "implicit", "sliced", "sliced-vr"])
-@pytest.mark.parametrize("weight", ["sigma2", "min-snr", "likelihood", "x0"])
+FEW = [("implicit", "sigma2"), ("sliced", "min-snr"), ("sliced-vr", "likelihood")]
+
+
+@pytest.mark.parametrize(
+    ("objective", "weight"),
+    [
+        pytest.param(o, w, marks=[pytest.mark.slow] * (o != "denoising" and (o, w) not in FEW))
+        for o in ("denoising", "implicit", "sliced", "sliced-vr")
+        for w in ("sigma2", "min-snr", "likelihood", "x0")
+    ],
+)
 def test_every_objective(objective, weight, points, tmp_path, capsys):
     """Each trains; no two pairs are one loss."""
     code, _, err = fit(

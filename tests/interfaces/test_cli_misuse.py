@@ -10,7 +10,7 @@ from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 
 @pytest.fixture(scope="module")

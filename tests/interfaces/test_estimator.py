@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of
 
 @pytest.mark.usefixtures("few_steps")
 @parametrize_with_checks(
-    [glp.ScoreEstimator(max_iter=5, n_likelihood_steps=4, width=16, random_state=0)]
+    [glp.ScoreEstimator(max_iter=3, n_likelihood_steps=4, width=8, random_state=0)]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
@@ -39,6 +39,7 @@ def fitted():
     estimator = glp.ScoreEstimator(max_iter=150, width=64, random_state=0, **steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**13)
+        patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
         return estimator.fit(x.numpy()), x
 
 

@@ -58,6 +58,7 @@ def test_levels_follow_the_sides():
         assert n == 2 or -(-max(event[1:]) // 2 ** (n - 1)) <= 8
 
 
+@pytest.mark.slow
 def test_the_field_of_a_sequence_at_its_ends_and_in_its_middle():
     """AR(1) of an odd length, whose score is known: without a base, learned places near an end are no
     worse than others, as they would be if something outside were seen."""

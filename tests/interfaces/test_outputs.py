@@ -16,7 +16,7 @@ from gradlogp.interfaces.cli.common import Misuse, Stopped, claim_output, interr
 from gradlogp.interfaces.cli.main import in_ascii, printable
 from gradlogp.show.report import Row
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 
 @pytest.fixture(scope="module")

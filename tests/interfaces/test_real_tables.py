@@ -13,7 +13,7 @@ from sklearn import datasets
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
 
 TWELVE = (
     ("palmerpenguins", "penguins"), ("ggplot2", "mpg"), ("ggplot2", "msleep"),
@@ -102,7 +102,12 @@ def through(frame, folder, capsys, *options, n=1000):
     return pd.read_csv(paths["real.csv"]), pd.read_csv(paths["new.csv"]), code, reported
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("wine", "diabetes"))) for n in SMALL
+    ],  # which have more columns of the same kinds
+)
 def test_small_tables_come_back(name, tmp_path, capsys, few_steps):
     quick = ("--steps", "20", "--width", "16")
     frame = named(SMALL[name], name)

@@ -157,6 +157,7 @@ def fitted():
     estimator = glp.ScoreEstimator(max_iter=30, width=32, random_state=0, **steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+        patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
         return TableEstimator(estimator).fit(table())
 
 
@@ -210,7 +211,7 @@ def test_a_likelihood_for_every_row(fitted):
         fitted.score_samples(table().head(3).assign(month=14))
 
 
-def test_heavy_tails_keep_their_quantiles():
+def test_heavy_tails_keep_their_quantiles(few_steps):
     """exp(2N): quartiles within 10 %, no negative value."""
     z = np.random.default_rng(0).normal(size=2000)
     frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
@@ -316,23 +317,23 @@ def correlated():
 def test_imputed_draws_have_the_conditional_law(correlated):
     """E[b | a = 1] = 0.9, Var = 0.19, either way round; a hole's chance of being one says nothing."""
     model, frame = correlated
-    whole = frame.dropna()
+    whole, n = frame.dropna(), 1000
     for known, other in (("a", "b"), ("b", "a")):
-        asked = pd.DataFrame({known: np.ones(2000), other: np.nan})[["a", "b"]]
+        asked = pd.DataFrame({known: np.ones(n), other: np.nan})[["a", "b"]]
         drawn = model.impute(asked)
         assert list(drawn) == ["a", "b"]
         assert (drawn[known] == 1).all()
-        error = math.sqrt(0.19 / 2000 + 2 * 0.19 / len(whole))  # of the draws, of a regression
+        error = math.sqrt(0.19 / n + 2 * 0.19 / len(whole))  # of the draws, of a regression
         assert abs(drawn[other].mean() - 0.9) < 4.5 * error
-        spread = 0.19 * math.sqrt(2 / 2000 + 2 / len(whole))
+        spread = 0.19 * math.sqrt(2 / n + 2 / len(whole))
         assert abs(drawn[other].var() - 0.19) < 4.5 * spread
         assert (
             abs(0.627 - 0.9) > 4.5 * error
         )  # what replacement would give, apart from its variance
         assert abs(0.311 - 0.19) > 4.5 * spread
-    both = model.impute(pd.DataFrame({"a": [np.nan] * 2000, "b": np.nan}))
+    both = model.impute(pd.DataFrame({"a": [np.nan] * n, "b": np.nan}))
     assert abs(both["a"].corr(both["b"]) - 0.9) < 0.04
-    new = model.sample(2000)  # the same model draws whole rows, holes among them
+    new = model.sample(n)  # the same model draws whole rows, holes among them
     assert new.isna().mean().tolist() == pytest.approx(frame.isna().mean().tolist(), abs=0.06)
     assert abs(new.dropna().corr().iloc[0, 1] - 0.9) < 0.06
 

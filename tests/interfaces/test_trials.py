@@ -113,9 +113,8 @@ def test_a_trial_and_the_training_fill_the_minutes(minutes, tried, monkeypatch):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("stop", [5, 30])
-def test_within_minutes_a_resumed_run_is_the_unbroken_one(stop, monkeypatch, tmp_path):
-    """With a trial, which is not repeated, whatever the speed is then."""
+def test_within_minutes_a_resumed_run_is_the_unbroken_one(monkeypatch, tmp_path):
+    """With a trial, which is not repeated, whatever the speed is then; stopped in it and after it."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
     monkeypatch.setattr(trials, "APART", -300)  # which would leave too little of so short a time
@@ -126,16 +125,19 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(stop, monkeypatch, tmp
     whole = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
     assert [r.step for r in seen] == list(range(1, seen[-1].steps + 1))
     assert 40 < len(seen) < 200
-    with pytest.raises(Stop):
-        glp.ScoreEstimator(checkpoint=tmp_path, callback=stop_at(stop), **options).fit(x)
-    run = glp.learn.checkpoint.read_run(tmp_path)
-    assert run["step"] == max(stop, 20)
-    assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.3, len(seen))
-    monkeypatch.setattr(trials, "choose", None)
-    rest = glp.ScoreEstimator(checkpoint=tmp_path, resume=True, **options).fit(x)
-    states = (e.model_.state_dict().values() for e in (whole, rest))
-    assert all(map(torch.equal, *states))
-    assert rest.held_out_loss_ == whole.held_out_loss_
+    for stop in (5, 30):
+        made = {"checkpoint": tmp_path / str(stop), **options}
+        with pytest.raises(Stop):
+            glp.ScoreEstimator(callback=stop_at(stop), **made).fit(x)
+        run = glp.learn.checkpoint.read_run(tmp_path / str(stop))
+        assert run["step"] == max(stop, 20)
+        assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.3, len(seen))
+        with monkeypatch.context() as patch:
+            patch.setattr(trials, "choose", None)
+            rest = glp.ScoreEstimator(resume=True, **made).fit(x)
+        states = (e.model_.state_dict().values() for e in (whole, rest))
+        assert all(map(torch.equal, *states))
+        assert rest.held_out_loss_ == whole.held_out_loss_
 
 
 def learn(parts, **options):
@@ -149,8 +151,14 @@ def learn(parts, **options):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("parts", [False, True])
-@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize(
+    ("second", "parts"),
+    [
+        (False, True), (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_what_is_chosen_is_what_it_would_be_without_a_trial(parts, second, monkeypatch, tmp_path):
     """Bit for bit, and resumed: a trial costs the steps of the other training, and no others."""
     monkeypatch.setattr("gradlogp.learn.share.ENTRIES", 2**10)

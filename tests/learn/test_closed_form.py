@@ -34,8 +34,7 @@ def moments(x):
 # ---------------------------------------------------------------------------- minimisers
 
 
-@pytest.mark.parametrize("event", [(2,), (1, 2)], ids=str)
-@pytest.mark.parametrize("base", [False, True])
+@pytest.mark.parametrize(("event", "base"), [((2,), False), ((1, 2), True)], ids=str)
 def test_theta_is_where_the_implicit_loss_is_stationary(event, base, generator):
     x = torch.randn(30, *event, generator=generator)
     h = (lambda y: -y.flatten(1).pow(4).sum(1) / 4) if base else None

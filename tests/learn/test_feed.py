@@ -74,7 +74,7 @@ def test_a_dataset_gives_the_run_of_its_tensor(wrap):
     same(a, b)
 
 
-@pytest.mark.parametrize("stop", [1, 5])
+@pytest.mark.parametrize("stop", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_items_draw_depends_neither_on_workers_nor_on_a_stop(tmp_path, stop):
     whole, first, second = make(), make(), make(5)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002

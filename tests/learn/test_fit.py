@@ -687,8 +687,19 @@ UNBROKEN = {"steps": 24, "checkpoint_every": 8}
 CONDITIONS = {"classes": 3, "dropout": 3, "values": (2,)}
 
 
-@pytest.mark.parametrize("case", ["plain", "classes", "measured", "averages", "dropout", "values"])
-@pytest.mark.parametrize("stop", ["break", "inside", "after a save"])
+@pytest.mark.parametrize(
+    ("stop", "case"),
+    [
+        *(("break", case) for case in ("plain", "classes", "averages", "dropout", "values")),
+        ("inside", "measured"), ("after a save", "averages"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [
+            ("break", "measured"),
+            *(("inside", case) for case in ("plain", "classes", "averages", "dropout", "values")),
+            *(("after a save", case)
+              for case in ("plain", "classes", "measured", "dropout", "values")),
+        ]),
+    ],
+)  # fmt: skip
 def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop, unbroken):
     options = options_of(case) | UNBROKEN
     whole, losses, there, ours = unbroken(case)

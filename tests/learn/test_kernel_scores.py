@@ -216,8 +216,22 @@ def relative_error(s, law, y):
     return float((s(y) - truth).square().sum() / truth.square().sum())
 
 
-@every_estimator
-@pytest.mark.parametrize("name", LAWS)
+QUICK = {
+    "stein_gradient": ("1-D", "two modes"), "spectral_stein": ("1-D", "2-D"),
+    "kernel_exponential_family": ("2-D",), "nu_method": ("2-D",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "estimate"),
+    [
+        pytest.param(
+            law, f, id=f"{law}-{f.__name__}",
+            marks=[pytest.mark.slow] * (law not in QUICK[f.__name__]),
+        )
+        for law in LAWS for f in ESTIMATORS
+    ],
+)  # fmt: skip
 def test_error_is_small_and_falls_with_the_sample(estimate, name):
     """Mean relative squared errors over some samples: those of one scatter by a factor of 2."""
     law, errors = LAWS[name], {}

@@ -112,8 +112,12 @@ def updated(record, mutants, mutant, known):
 
 
 def sample(mutants):
-    """Return the numbers of the mutants that run always, the same ones every time."""
-    return sorted(range(len(mutants)), key=lambda n: zlib.crc32(mutants[n].name.encode()))[:SAMPLE]
+    """Return the numbers of the mutants that run always, the same ones every time.
+
+    Of the formulas of noise, whose tests take no time.
+    """
+    quick = [n for n, m in enumerate(mutants) if m.test.startswith("noise/")]
+    return sorted(quick, key=lambda n: zlib.crc32(mutants[n].name.encode()))[:SAMPLE]
 
 
 def due(mutants, record):

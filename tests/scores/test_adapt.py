@@ -123,7 +123,7 @@ def test_without_a_schedule(generator):
 
 def test_an_energy_is_trained_as_an_energy(generator):
     """The gradient of the loss goes through ∇E, so that a Gaussian is learned with the right sign."""
-    x = torch.randn(4000, 2, generator=generator) * torch.tensor([1.0, 0.5])
+    x = torch.randn(1000, 2, generator=generator) * torch.tensor([1.0, 0.5])
     precision = nn.Parameter(torch.zeros(2))
     energy = lambda y: 0.5 * (precision * y.square()).sum(1)
     loss = lambda: objectives.implicit(as_score(energy, "energy"), x).mean()

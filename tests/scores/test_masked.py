@@ -142,13 +142,13 @@ def test_densities_of_rows_with_holes(law, generator):
     x = HOLES.clone()
     full = torch.where(x.isnan(), torch.randn(5, 3, generator=generator), x)
     known = ~HOLES.isnan()
-    found = conditional_log_likelihood(score, full, known, tolerance=3e-5)
+    found = conditional_log_likelihood(score, full, known, tolerance=1e-4)
     marginal = marginal_log_likelihood(
         score,
         HOLES[[0, 1, 3, 4]],
         times=time_grid(schedule, 12),
         generator=generator,
-        tolerance=3e-5,
+        tolerance=1e-4,
     )
     j = 0
     for i, row in enumerate(HOLES):
@@ -157,9 +157,9 @@ def test_densities_of_rows_with_holes(law, generator):
         joint = float(law.log_prob(full[i : i + 1]))
         inner = law.conditional(k, row[k]) if 0 < len(k) < 3 else law
         right = 0.0 if not rest else float(inner.log_prob(full[i, rest][None]))
-        assert float(found[i]) == pytest.approx(right, abs=5e-4)
+        assert float(found[i]) == pytest.approx(right, abs=1e-3)
         if k:
-            assert float(marginal[j]) == pytest.approx(joint - right, abs=5e-4)
+            assert float(marginal[j]) == pytest.approx(joint - right, abs=1e-3)
             j += 1
     with pytest.raises(ValueError, match="at least one known entry"):
         marginal_log_likelihood(score, HOLES)

@@ -137,8 +137,9 @@ class Forward(nn.Module):
 @pytest.mark.parametrize(
     ("network", "condition", "kind"),
     [
-        ("mlp", None, "epsilon"), ("mlp", 3, "v"), ("mlp", (1, 8, 8), "epsilon"),
-        ("unet", (1, 8, 8), "epsilon"),
+        ("mlp", 3, "v"),
+        *(pytest.param(*case, "epsilon", marks=pytest.mark.slow)
+          for case in (("mlp", None), ("mlp", (1, 8, 8)), ("unet", (1, 8, 8)))),
     ],
 )  # fmt: skip
 def test_compiled_exported_and_mapped_it_is_the_same(network, condition, kind, generator):

@@ -366,7 +366,10 @@ RUNS = {
 
 
 @needs_node
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",  # of the others a step is compared above
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("ula", "mala", "baoab"))) for n in RUNS],
+)
 def test_statistics_of_walkers(law, name):
     sigma = 1.2 if name in ("ula", "mala", "baoab", "hot") else 0.5
     (xx, xy), (_, yy) = law.cov.tolist()

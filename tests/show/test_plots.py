@@ -107,8 +107,16 @@ def legend(axes):
     return [t.get_text() for t in axes.get_legend().get_texts()]
 
 
-@pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=lambda theme: theme.name)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    ("name", "theme"),
+    [
+        pytest.param(
+            name, theme, id=f"{name}-{theme.name}",
+            marks=[pytest.mark.slow] * (theme is plots.LIGHT and name not in ("levels", "bars")),
+        )
+        for name in FIGURES for theme in (plots.LIGHT, plots.DARK)
+    ],
+)  # fmt: skip
 def test_both_themes_draw_all_on_their_background_and_leave_no_trace(name, theme):
     before = dict(mpl.rcParams)
     data = plots.png(FIGURES[name](theme), dpi=50)
