@@ -100,18 +100,27 @@ def flow_end(schedule, x):
     return REFERENCES[schedule]
 
 
-@pytest.mark.parametrize("schedule", [VE(0.05, 50.0), VP(), Rectified()], ids=str)
+ORDERS = [
+    (DDIM(), 1, 40), (ProbabilityFlow(2), 2, 50), (ProbabilityFlow(4), 4, 25),
+    (DPMSolver(2), 2, 40), (DPMSolver(3), 3, 80),
+    (ExponentialAB(2), 2, 40), (ExponentialAB(3), 3, 80), (ExponentialAB(4), 3, 80),
+    (ExponentialAB(3, "x0"), 3, 80), (ExponentialAB(4, "x0"), 4, 80), (UniPC(1), 2, 40),
+    (UniPC(2), 3, 80), (UniPC(3), 3, 80), (Churn(0.0), 2, 40),
+]  # fmt: skip
+"""A solver, its order, and steps from where it shows."""
+DIFFERENT = [VE(0.05, 50.0), VP(), Rectified()]
+
+
 @pytest.mark.parametrize(
-    ("transition", "wanted", "n"),
+    ("transition", "wanted", "n", "schedule"),
     [
-        (DDIM(), 1, 40), (ProbabilityFlow(2), 2, 50), (ProbabilityFlow(4), 4, 25),
-        (DPMSolver(2), 2, 40), (DPMSolver(3), 3, 80),
-        (ExponentialAB(2), 2, 40), (ExponentialAB(3), 3, 80), (ExponentialAB(4), 3, 80),
-        (ExponentialAB(3, "x0"), 3, 80), (ExponentialAB(4, "x0"), 4, 80), (UniPC(1), 2, 40),
-        (UniPC(2), 3, 80), (UniPC(3), 3, 80), (Churn(0.0), 2, 40),
+        # each solver with one schedule; with the others it is slow
+        pytest.param(*row, schedule, marks=() if i % 3 == j else pytest.mark.slow)
+        for i, row in enumerate(ORDERS)
+        for j, schedule in enumerate(DIFFERENT)
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_order_on_a_mixture(transition, wanted, n, schedule):
     """At least: with ε̂ order 4 shows only at more steps than these."""
     score = ExactScore(MIXTURE, schedule)
@@ -337,11 +346,11 @@ def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
     x = torch.randn(6, 2, generator=generator) * 3
     expected, score = exact_flow(schedule, x, t, end), ExactScore(DATA, schedule)
     errors = []
-    for tolerance in (1e-4, 1e-9):
+    for tolerance in (1e-4, 1e-8):
         out = AdaptiveFlow(tolerance, tolerance)(x, t, end, score)
         errors.append(float((out - expected).abs().max()))
     assert errors[0] < 1e-2, errors
-    assert errors[1] < 2e-8, errors
+    assert errors[1] < 2e-7, errors
 
 
 # ---------------------------------------------------------------------------- slips that were found

@@ -117,7 +117,7 @@ def test_reference_posterior(generator):
         score=lambda z: p.score(place(z)) @ root, log_prob=lambda z: p.log_prob(place(z))
     )
     z0 = torch.randn(64, 31, generator=generator)
-    draws = place(run(MALA(0.4), whitened, z0, 500, 50, 3, generator=generator).draws)
+    draws = place(run(MALA(0.4), whitened, z0, 350, 50, 3, generator=generator).draws)
     means = draws.mean(1)
     for i in range(31):
         assert abs(z_score(means[:, i], ref.mean[i])) < 4.5

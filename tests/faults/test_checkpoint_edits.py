@@ -249,12 +249,12 @@ def random_cases(whole, folder, n, seed):
 @pytest.mark.parametrize("resums", [False, True], ids=["an accident", "on purpose"])
 def test_some_edits(whole, tmp_path, resums):
     for look, make in ((sampled, of_config), (trained_on, of_training)):
-        cases = some(make(whole), 15, 1)
+        cases = some(make(whole), 8, 1)
         folder = tmp_path / look.__name__
         folder.mkdir()
         try_all(cases, look, whole, folder, resums=resums)
     if not resums:
-        try_all(random_cases(whole, tmp_path, 8, 2), both, whole, tmp_path, resums=False)
+        try_all(random_cases(whole, tmp_path, 4, 2), both, whole, tmp_path, resums=False)
 
 
 @pytest.mark.slow

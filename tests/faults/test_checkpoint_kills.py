@@ -99,7 +99,7 @@ def step_of(path):
 
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_a_few_kills(tmp_path, exchanges):
-    wrong, ends, codes = campaign(tmp_path, 4, 1, exchanges)
+    wrong, ends, codes = campaign(tmp_path, 2, 1, exchanges)
     assert not wrong, (wrong, codes)
     assert ends
 
@@ -232,7 +232,9 @@ def test_locks_of_the_dead_are_void(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("stop", SIGNALS[1:])
+@pytest.mark.parametrize(
+    "stop", [SIGNALS[1], *(pytest.param(stop, marks=pytest.mark.slow) for stop in SIGNALS[2:])]
+)
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, stop):
     list(records(tmp_path / "whole"))
 

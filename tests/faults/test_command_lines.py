@@ -223,10 +223,10 @@ def walk(folder, monkeypatch, n, seed):
 
 
 def test_random_command_lines(folder, monkeypatch):
-    wrong, codes = walk(folder, monkeypatch, 40, SEED)
+    wrong, codes = walk(folder, monkeypatch, 20, SEED)
     print(f"SEED={SEED}: {codes}")
     assert not wrong, "\n".join(wrong)
-    assert min(codes[0], codes[2]) >= 5, codes  # not all the same
+    assert min(codes[0], codes[2]) >= 2, codes  # not all the same
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_the_harness_sees_commands_that_break(folder, monkeypatch):
     monkeypatch.setattr(use, "load_estimator", broken)
     monkeypatch.setattr(learn, "table_to_learn", stray)
     monkeypatch.setattr(check, "print_table", lambda *a, **k: (_ for _ in ()).throw(SystemExit(7)))
-    seen = "\n".join(walk(folder, monkeypatch, 60, 2)[0])
+    seen = "\n".join(walk(folder, monkeypatch, 30, 2)[0])
     (folder / "stray").unlink()
     for complaint in ("nobody foresaw", "wrote outside its folder", "raised SystemExit(7)"):
         assert complaint in seen

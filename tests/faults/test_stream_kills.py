@@ -42,9 +42,9 @@ def report(n, folder):
 def test_runs_that_are_killed_lose_and_invent_nothing(tmp_path, as_user):
     """In this process: another would spend most of its time on imports."""
     seed = random.SystemRandom().randrange(2**32)
-    found = stream_harness.found(4, seed, tmp_path)
+    found = stream_harness.found(2, seed, tmp_path)
     print(f"seed {seed}: {found}")
-    assert sum(judged(found).values()) >= 4
+    assert sum(judged(found).values()) >= 2
 
 
 @pytest.mark.slow

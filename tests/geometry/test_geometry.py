@@ -81,7 +81,7 @@ def test_dimension_exact_forms(generator):
     )
     close(dimension("divergence").value, k.expand(4), 1e-12)
     close(dimension("flipd").value, k + sigma**2 * score(x).square().sum(1), 1e-12)
-    found = dimension("norm", n_perturbations=4000)
+    found = dimension("norm", n_perturbations=2000)
     expected = 5 - sigma**2 * (score(x).square().sum(1) + sigma**2 * (
         2 / sigma**4 + (1 / (cov + sigma**2)).square().sum()
     ))  # E‖s(x + σz)‖² = ‖s(x)‖² + σ² ‖∇s‖²  # fmt: skip

@@ -84,7 +84,7 @@ def test_rows_do_not_depend_on_those_beside_them(generator):
     x0 = 2 * torch.randn(5, 2, generator=generator)
     together = gradient_flow(THREE.score, x0, 1.0)
     found = find_modes(THREE, x0)
-    for i in (0, 3):
+    for i in (3,):
         alone = gradient_flow(THREE.score, x0[i : i + 1], 1.0)
         close(alone.x, together.x[i : i + 1], 1e-12)
         assert alone.n_steps[0] == together.n_steps[i]
@@ -116,7 +116,7 @@ def test_a_gaussian_has_one_mode(generator):
 
 
 def test_modes_of_a_mixture_are_roots_of_the_score(generator):
-    x0 = 2 * torch.randn(60, 2, generator=generator)
+    x0 = 2 * torch.randn(20, 2, generator=generator)
     result = find_modes(THREE, x0)
     assert result.kind == ("mode",) * 3
     for point, mean in zip(result.points, result.points, strict=True):
@@ -262,7 +262,7 @@ class Regression:
         return torch.stack([slope[0] - 1980 * slope[1], slope[1], 0.5 * (rest / 59).log()])
 
 
-@pytest.mark.parametrize("unit", [1.0, 1e-5])
+@pytest.mark.parametrize("unit", [pytest.param(1.0, marks=pytest.mark.slow), 1e-5])
 def test_a_regression_on_raw_units(unit, generator):
     """Condition number 10¹¹: the flow needs as many steps, quasi-Newton a hundred evaluations."""
     model = Regression(unit)

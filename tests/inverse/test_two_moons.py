@@ -60,6 +60,7 @@ def test_what_was_seen_comes_back(method, model, generator):
     assert abs(float((x[:, 1] > 0.25).float().mean()) - 0.5) < 0.2
 
 
+@pytest.mark.slow
 def test_annealed_langevin_samples_the_other_coordinate(model, generator):
     score = AnnealedLikelihood(glp.RescheduledScore(model, LADDER), SEEN)
     x = glp.evolve(AnnealedLangevin(12, 0.8), score, 1500, generator=generator)

@@ -402,7 +402,7 @@ def test_a_score_without_derivatives_has_starts(target, generator):
     found = find_start(target, 400, generator=generator)
     y = (found.x - CENTRE) @ torch.linalg.cholesky(PRECISION)
     assert float(y.square().sum(1).median()) < 4  # of χ² with two degrees 1.4
-    chain = sample(target, 300, n_warmup=200, generator=generator)
+    chain = sample(target, 200, n_warmup=100, generator=generator)
     assert chain.verdict.ok, chain.verdict
     assert abs(float(chain.draws[..., 0].var()) / 4 - 1) < 0.25
 

@@ -6,6 +6,7 @@ import math
 import re
 from threading import current_thread, main_thread
 
+import numpy as np
 import pytest
 import torch
 from support import COV, MEAN, z_score
@@ -27,16 +28,22 @@ from gradlogp.langevin.kernels.steps import started
 
 numba = pytest.importorskip("numba")
 
-from gradlogp.langevin.fused import functions, noise  # noqa: E402
+from gradlogp.langevin.fused import functions, mixtures, noise  # noqa: E402
 
 # Every dtype, width of a tile and kind of target compiles for five to ten seconds. What is not marked
-# slow has two: DIAGONAL in float32 in wide tiles, and functions in float64 in narrow ones.
-# Scores alone are compiled for narrow tiles, in less time.
+# slow has one: functions in float64 in narrow tiles. DIAGONAL in float32 in wide ones is slow.
+# Scores alone are compiled for narrow tiles, in less time, or interpreted.
 DIAGONAL = GaussianMixture([0.3, 0.7], [[-2.0, 0.0], [1.5, 1.0]], [[1.0, 0.5], [0.6, 1.2]])
 
 
-def single(law, n, g):
-    return law.sample(n, generator=g).float()
+@pytest.fixture(params=["function", pytest.param("law", marks=pytest.mark.slow)])
+def mixture(request, monkeypatch):
+    """DIAGONAL, and what draws n of its points: a function in narrow tiles, the law in wide ones."""
+    if request.param == "law":
+        return DIAGONAL, lambda n, g: DIAGONAL.sample(n, generator=g).float()
+    request.getfixturevalue("narrow")
+    target = as_target(log_prob=DIAGONAL.log_prob)
+    return target, lambda n, g: DIAGONAL.sample(n, generator=g).double()
 
 
 def correlated(x):
@@ -53,6 +60,7 @@ def _nothing_collected():
     """What compiling makes lives on: the collector would look through it again and again."""
     gc.disable()
     yield
+    gc.freeze()
     gc.enable()
 
 
@@ -129,17 +137,18 @@ def test_stationary_laws_are_exact(narrow):
     assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
 
 
-def test_momenta_start_from_their_law():
+def test_momenta_start_from_their_law(mixture):
     """After one short step x has hardly moved; more chains or threads change no chain."""
     kernel, n = BAOAB(0.05, friction=1e-3, mass=1.7, temperature=0.9), 20_000
-    x0 = torch.zeros(n, 2, dtype=torch.float32)
-    start = fused.run(kernel, DIAGONAL, x0, 1, seed=3).state
+    target, draw = mixture
+    x0 = torch.zeros_like(draw(n, None))
+    start = fused.run(kernel, target, x0, 1, seed=3).state
     ratio = start.momentum.double().square() / (1.7 * 0.9)
     z = (ratio.mean(0) - 1) * (n / 2) ** 0.5
     assert float(z.abs().max()) < 6  # the score adds some
     corr = (start.momentum[:, 0] * start.momentum[:, 1]).double() / (1.7 * 0.9)
     assert abs(z_score(corr, 0.0)) < 4.5
-    few = fused.run(kernel, DIAGONAL, x0[:17], 1, seed=3).state
+    few = fused.run(kernel, target, x0[:17], 1, seed=3).state
     assert torch.equal(few.momentum, start.momentum[:17])
 
 
@@ -154,10 +163,10 @@ def plain(kernel, law, x, n_steps, g):
     ULA(0.2, temperature=0.7), LeimkuhlerMatthews(0.2, temperature=1.3),
     MALA(0.8, temperature=1.2), BAOAB(0.6, friction=0.8, mass=1.7, temperature=0.9),
 ])  # fmt: skip
-def test_agrees_with_the_plain_engine(kernel, generator):
-    n, steps = 20_000, 5
-    x0 = single(DIAGONAL, n, generator)
-    ours = fused.run(kernel, DIAGONAL, x0, steps, seed=7)
+def test_agrees_with_the_plain_engine(kernel, mixture, generator):
+    n, steps, (target, draw) = 20_000, 5, mixture
+    x0 = draw(n, generator)
+    ours = fused.run(kernel, target, x0, steps, seed=7)
     state, info = plain(kernel, DIAGONAL, x0, steps, generator)
     torch.testing.assert_close(
         ours.state.score, DIAGONAL.score(ours.state.x), rtol=1e-4, atol=1e-4
@@ -217,9 +226,10 @@ def test_metropolis_kernels_take_the_steps_of_the_plain_engine(kernel, generator
     assert bool(ours.info.diverging.any()) == (kernel.step_size == 4.0)
 
 
+@pytest.mark.slow
 def test_mala_keeps_the_mixture_exactly(generator):
     """From the law itself: its moments and the weight of a mode, where ULA with that step fails."""
-    x0 = single(DIAGONAL, 40_000, generator)
+    x0 = DIAGONAL.sample(40_000, generator=generator).float()
     exact = DIAGONAL.mean, DIAGONAL.cov
     kept = fused.run(MALA(0.8), DIAGONAL, x0, 40, 39, seed=5).draws[:, 0].double()
     assert max(map(abs, moments(kept, *exact))) < 5
@@ -229,9 +239,10 @@ def test_mala_keeps_the_mixture_exactly(generator):
     assert max(map(abs, moments(lost, *exact))) > 10
 
 
-def test_temperature_zero_is_gradient_flow(generator):
-    x0 = single(DIAGONAL, 17, generator)
-    ours = fused.run(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20).state.x
+def test_temperature_zero_is_gradient_flow(mixture, generator):
+    target, draw = mixture
+    x0 = draw(17, generator)
+    ours = fused.run(ULA(0.1, temperature=0.0), target, x0, 20).state.x
     state, _ = plain(ULA(0.1, temperature=0.0), DIAGONAL, x0, 20, generator)
     torch.testing.assert_close(ours, state.x, rtol=1e-4, atol=1e-4)
 
@@ -266,27 +277,29 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("kernel", [ULA(0.1), MALA(0.5), BAOAB(0.3), HMC(0.5, 2)])
-def test_a_chain_depends_on_nothing_beside_it(kernel, generator):
-    x0 = single(DIAGONAL, 200, generator)
-    all_of = fused.run(kernel, DIAGONAL, x0, 7, seed=11)
-    few = fused.run(kernel, DIAGONAL, x0[:17], 7, seed=11)
+def test_a_chain_depends_on_nothing_beside_it(kernel, mixture, generator):
+    target, draw = mixture
+    x0 = draw(200, generator)
+    all_of = fused.run(kernel, target, x0, 7, seed=11)
+    few = fused.run(kernel, target, x0[:17], 7, seed=11)
     assert torch.equal(all_of.draws[:17], few.draws)
     assert same([v[:17] for v in all_of.state], few.state)
     for threads in (2, 5):
-        again = fused.run(kernel, DIAGONAL, x0, 7, seed=11, threads=threads)
+        again = fused.run(kernel, target, x0, 7, seed=11, threads=threads)
         assert torch.equal(again.draws, all_of.draws)
         assert same(again.state, all_of.state)
         assert same(again.info, all_of.info)
-    assert not torch.equal(fused.run(kernel, DIAGONAL, x0, 7, seed=12).draws, all_of.draws)
+    assert not torch.equal(fused.run(kernel, target, x0, 7, seed=12).draws, all_of.draws)
     assert len(all_of.draws[:, -1].unique(dim=0)) == 200
 
 
-def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monkeypatch):
-    x0, seen = single(DIAGONAL, 70, generator), []
-    whole = fused.run(ULA(0.1), DIAGONAL, x0, 23, seed=1)
+def test_slices_burn_in_and_thinning_choose_among_the_same_draws(mixture, generator, monkeypatch):
+    (target, draw), seen = mixture, []
+    x0 = draw(70, generator)
+    whole = fused.run(ULA(0.1), target, x0, 23, seed=1)
     monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)
     monkeypatch.setattr("gradlogp.langevin.fused.api.FEWEST", 4)
-    part = fused.run(ULA(0.1), DIAGONAL, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
+    part = fused.run(ULA(0.1), target, x0, 23, 5, 4, seed=1, progress=lambda *n: seen.append(n))
     assert torch.equal(part.draws, whole.draws[:, 8::4])
     assert torch.equal(part.state.x, whole.state.x)
     assert part.info.diverging.shape == (70, 4)
@@ -297,36 +310,38 @@ def test_slices_burn_in_and_thinning_choose_among_the_same_draws(generator, monk
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_interrupt_keeps_what_was_drawn(threads, generator, monkeypatch):
-    x0 = single(DIAGONAL, 200, generator)
-    whole = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1)
+def test_an_interrupt_keeps_what_was_drawn(threads, mixture, generator, monkeypatch):
+    target, draw = mixture
+    x0 = draw(200, generator)
+    whole = fused.run(ULA(0.1), target, x0, 40, 5, 4, seed=1)
     monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)  # ten steps at a time
 
     def press(done, total):
         if done == 20:
             raise KeyboardInterrupt
 
-    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, seed=1, threads=threads, progress=press)
+    part = fused.run(ULA(0.1), target, x0, 40, 5, 4, seed=1, threads=threads, progress=press)
     assert part.n_steps == 20
     assert torch.equal(part.draws, whole.draws[:, :3])  # of steps 9, 13 and 17
     assert part.info.diverging.shape == (200, 3)
-    assert torch.equal(part.state.x, fused.run(ULA(0.1), DIAGONAL, x0, 20, seed=1).state.x)
+    assert torch.equal(part.state.x, fused.run(ULA(0.1), target, x0, 20, seed=1).state.x)
     with pytest.warns(RuntimeWarning, match="interrupted after 20 of 40 steps: 3 draws are kept"):
-        chain = run(ULA(0.1), DIAGONAL, x0, 40, 5, 4, engine="fused", progress=press)
+        chain = run(ULA(0.1), target, x0, 40, 5, 4, engine="fused", progress=press)
     assert not chain.complete
     assert chain.draws.shape == (200, 3, 2)
-    assert len(chain.draws.untyped_storage()) == 4 * chain.draws.numel()
+    assert len(chain.draws.untyped_storage()) == x0.element_size() * chain.draws.numel()
     with pytest.warns(RuntimeWarning, match="interrupted after 20 of 20 steps: 3 draws are kept"):
-        chain = run(ULA(0.1), DIAGONAL, x0, 20, 5, 4, engine="fused", progress=press)
+        chain = run(ULA(0.1), target, x0, 20, 5, 4, engine="fused", progress=press)
     assert not chain.complete  # so that a loop over runs sees it
 
 
 @pytest.mark.parametrize("behind", [(), (0,), (1, 2), (0, 1, 2)])
-def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, monkeypatch):
+def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, mixture, generator, monkeypatch):
     """Whether Python sees it before the parts of the chains have moved or after."""
     from gradlogp.langevin.fused import engine
 
-    x0, tiles, calls = single(DIAGONAL, 200, generator), engine.tiles, []
+    (target, draw), tiles, calls = mixture, engine.tiles, []
+    x0 = draw(200, generator)
     monkeypatch.setattr("gradlogp.langevin.fused.api.SLICE_SECONDS", 0.0)
 
     def late(*arguments):
@@ -342,11 +357,11 @@ def test_an_interrupt_leaves_every_chain_at_the_same_step(behind, generator, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "tiles", late)
-    part = fused.run(ULA(0.1), DIAGONAL, x0, 40, seed=1, threads=3)
-    monkeypatch.undo()
+    part = fused.run(ULA(0.1), target, x0, 40, seed=1, threads=3)
+    monkeypatch.setattr(engine, "tiles", tiles)
     # a part that had not begun is not begun any more, so that sometimes none has moved
     assert part.n_steps in {0: (20,), 3: (10,)}.get(len(behind), (10, 20))
-    whole = fused.run(ULA(0.1), DIAGONAL, x0, part.n_steps, seed=1)
+    whole = fused.run(ULA(0.1), target, x0, part.n_steps, seed=1)
     assert torch.equal(part.state.x, whole.state.x)
 
 
@@ -571,16 +586,21 @@ def far_apart(kind, n, generator):
 
 
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
-def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator):
+def test_components_too_far_to_count_and_points_too_far_to_score(kind, generator, monkeypatch):
     """Weights below e^-670 are 0, which is right to the last digit; what is not a number stays so."""
+    by_hand = kind == "full"  # which takes a compiler long, and is compiled where chains diverge
+    if by_hand:
+        monkeypatch.setattr(mixtures, "_softmax", mixtures._softmax.py_func)
     law, x = far_apart(kind, 16, generator)
-    for ours, theirs in zip(on_tiles(law, x), (law.score(x), law.log_prob(x)), strict=True):
+    for ours, theirs in zip(
+        on_tiles(law, x, by_hand), (law.score(x), law.log_prob(x)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     x[5] = 1e200  # its square is not finite
-    score, _ = on_tiles(law, x)
+    score, _ = on_tiles(law, x, by_hand)
     assert score.isfinite().all(1).logical_not().nonzero().tolist() == [[5]]
     x[:] = 1e200  # no weight of the tile is a number
-    assert not on_tiles(law, x)[0].isfinite().any()
+    assert not on_tiles(law, x, by_hand)[0].isfinite().any()
 
 
 @pytest.mark.slow
@@ -612,16 +632,21 @@ KNOWN = {
 }
 
 
-def on_tiles(law, x):
-    """Score and log-density of as many points as a tile has, as the compiled loops have them."""
+def on_tiles(law, x, by_hand=False):
+    """Score and log-density of as many points as a tile has, as the loops have them.
+
+    By hand, Python interprets them, which takes a tenth of the time that a compiler would.
+    """
     from gradlogp.langevin.fused import noise, pack
 
     score, constants, rows = pack.score_of(law, x)
+    score = score.py_func if by_hand else score
     columns = x.mT.contiguous().numpy()
     s, log_p = torch.empty_like(x.mT).contiguous(), torch.empty(len(x), dtype=x.dtype)
     work = torch.empty(rows, len(x), dtype=x.dtype).numpy()
     w = {noise.VECTOR * len(w): w for w in (noise.NARROW, noise.WIDE)}[len(x)]
-    score(w, constants, columns, s.numpy(), log_p.numpy(), work, True)
+    with np.errstate(all="ignore"):
+        score(w, constants, columns, s.numpy(), log_p.numpy(), work, True)
     return s.mT, log_p
 
 
@@ -641,10 +666,11 @@ def test_few_chains_are_those_among_many(name, kernel, generator):
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_targets_have_the_score_and_log_density_of_pytorch(name, generator):
+    """What a compiler makes of them is looked at in single precision."""
     law = KNOWN[name]
     x = 1.5 * torch.randn(16, law.event_shape[0], generator=generator)
     x[0] = 0.0  # the centre of the ring
-    score, log_p = on_tiles(law, x)
+    score, log_p = on_tiles(law, x, by_hand=True)
     close = torch.testing.assert_close
     close(score, law.score(x), rtol=1e-10, atol=1e-10)
     close(log_p, law.log_prob(x), rtol=1e-10, atol=1e-10)
@@ -716,12 +742,16 @@ def test_where_matrix_products_are_faster():
     assert fused.slower(regression, many) is None
 
 
-def test_run_hands_over_and_falls_back(logged, monkeypatch):
+@pytest.mark.parametrize("target", ["function", pytest.param("law", marks=pytest.mark.slow)])
+def test_run_hands_over_and_falls_back(target, logged, monkeypatch, request):
     from gradlogp import langevin as chains
     from gradlogp.langevin.run import engines
 
     law = Gaussian(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
     x0 = law.sample(3000, generator=torch.Generator().manual_seed(0)).float()
+    if target == "function":
+        request.getfixturevalue("narrow")
+        law, x0 = as_target(log_prob=law.log_prob), x0.double()
     seed = lambda: torch.Generator().manual_seed(1)
     chain = chains.run(ULA(0.2), law, x0, 60, 40, 4, generator=seed(), engine="fused")
     assert chain.draws.shape == (3000, 5, 2)

@@ -351,11 +351,11 @@ def test_coordinates_have_no_order(kernel, generator):
 @pytest.mark.parametrize(
     "kernel",
     [
-        ULA(0.1, 0.0),
-        LeimkuhlerMatthews(0.1, 0.0),
-        PreconditionedULA(0.2, DENSE, 0.0),
-        PositionDependentULA(0.1, softened, "autograd", 0.0),
-        TamedULA(0.1, 0.0),
+        ULA(0.2, 0.0),
+        LeimkuhlerMatthews(0.2, 0.0),
+        PreconditionedULA(0.4, DENSE, 0.0),
+        PositionDependentULA(0.2, softened, "autograd", 0.0),
+        TamedULA(0.2, 0.0),
         BAOAB(0.3, temperature=0.0),
     ],
     ids=lambda k: type(k).__name__,

@@ -180,7 +180,7 @@ def test_a_path_undoes_itself_and_the_law_flows_along_it(integrator, generator):
 @INTEGRATORS
 def test_the_volume_of_a_path(integrator):
     """log |J| = −K over (x, angle), by automatic differentiation in two dimensions."""
-    angle = torch.linspace(0.3, 6, 12)
+    angle = torch.linspace(0.3, 6, 6)
     z = torch.stack([angle.sin(), angle.cos() - 1, angle], 1)
 
     def go(z):
@@ -292,7 +292,7 @@ def test_the_bias_without_correction(d, h, n, leapfrog, minimal):
 @pytest.mark.parametrize(
     ("d", "leapfrog", "minimal"),
     [(2, 0.62659, 1.06520), (10, 1.93569, 3.53148), (100, 6.49381, 12.05728),
-     (1000, 20.65387, 38.41943)],
+     pytest.param(1000, 20.65387, 38.41943, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_the_step_of_a_given_variance_of_the_energy(d, leapfrog, minimal):
     """Var(W)/d = 5e-4 at these steps, h ∝ √d, and ∝ h⁶ around them."""
@@ -403,19 +403,21 @@ def test_order_of_the_bias_off_a_gaussian(generator):
 
 
 @pytest.mark.parametrize(
-    ("integrator", "step", "bias", "begin"),
-    [("leapfrog", 6.49381, 0.0365, 100.0), ("minimal norm", 12.05728, -0.02, 0.01)],
+    ("integrator", "step", "bias", "begin", "P", "scale"),
+    [
+        ("leapfrog", 6.49381, 0.0365, 100.0, 1.0, 3.0),
+        ("minimal norm", 12.05728, -0.02, 0.01, 9.0, 1.0),
+    ],
 )
-def test_tuning_finds_the_step_and_the_length(integrator, step, bias, begin, generator):
+def test_tuning_finds_the_step_and_the_length(integrator, step, bias, begin, P, scale, generator):
     """N(0, 9 I) in 100 dimensions. The chains keep the biased law, where W varies 5 % less or more."""
     target = as_target(score=lambda x: -x / 9, log_prob=lambda x: -sum_event(x**2) / 18)
     x = 3 * torch.randn(20, 100, generator=generator)
-    for P, scale in ((1.0, 3.0), (9.0, 1.0)):
-        kernel = MCLMC(begin, 1.0, integrator, P)
-        found = tune_mclmc(kernel, target, x, 200, generator=generator)
-        close(found.step_size, scale * step, 0.04, 0)
-        close(found.decoherence_length, scale * 10 * math.sqrt(1 + bias), 0.02, 0)
-        assert dataclasses.replace(found, step_size=begin, decoherence_length=1.0) == kernel
+    kernel = MCLMC(begin, 1.0, integrator, P)
+    found = tune_mclmc(kernel, target, x, 200, generator=generator)
+    close(found.step_size, scale * step, 0.04, 0)
+    close(found.decoherence_length, scale * 10 * math.sqrt(1 + bias), 0.02, 0)
+    assert dataclasses.replace(found, step_size=begin, decoherence_length=1.0) == kernel
 
 
 def test_tuning_smaller_variances_and_chains_that_diverge(generator):

@@ -275,7 +275,9 @@ def test_bad_steps_are_refused(h, as_user):
 
 
 @pytest.mark.parametrize(
-    "kernel", [NUTS(0.02), AdjustedMCLMC(50.0, 3)], ids=lambda k: type(k).__name__
+    "kernel",
+    [pytest.param(NUTS(0.02), marks=pytest.mark.slow), AdjustedMCLMC(50.0, 3)],
+    ids=lambda k: type(k).__name__,
 )
 def test_the_step_size_is_tuned_to_the_acceptance_of_the_facts(kernel, generator):
     x = torch.randn(20, 5, generator=generator)

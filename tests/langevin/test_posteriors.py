@@ -178,16 +178,26 @@ def test_a_run_is_judged_by_its_standard_errors(generator):
     assert not judge(stuck, reference).right
 
 
+slow = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "name", ["kilpisjarvi", "kidiq", pytest.param("sblrc", marks=pytest.mark.slow)]
+    ("name", "size"),
+    [
+        ("kidiq", (250, 200)),
+        *(
+            pytest.param(name, (1000, 1000), marks=slow)
+            for name in ("kilpisjarvi", "kidiq", "sblrc")
+        ),
+    ],
 )
-def test_sample_at_its_defaults_is_right_and_says_so(name, generator):
+def test_sample_is_right_and_says_so(name, size, generator):
     data, reference = load(name)
     posterior = getattr(posterior_models, name)(data)
     target = glp.as_target(log_prob=posterior.log_prob, event_shape=(posterior.dim,))
-    chain = glp.sample(target, generator=generator)
-    assert chain.draws.shape == (4, 1000, posterior.dim)
-    draws = posterior.constrain(chain.draws.flatten(0, 1)).unflatten(0, (4, 1000))
+    chain = glp.sample(target, size[0], n_warmup=size[1], generator=generator)
+    assert chain.draws.shape == (4, size[0], posterior.dim)
+    draws = posterior.constrain(chain.draws.flatten(0, 1)).unflatten(0, (4, size[0]))
     judged = judge(draws, reference)
     assert judged.right, judged
     assert chain.verdict.ok, chain.verdict

@@ -160,7 +160,7 @@ def test_a_mode_that_no_chain_visits_is_named(generator):
     chain = Chain(left, info=None, state=None, start=found)
     assert any("no draw lies" in reason for reason in chain.verdict.reasons), chain.verdict
     assert Chain(one, info=None, state=None, start=found).verdict.ok
-    sampled = glp.sample(target, 100, n_warmup=100, generator=generator)
+    sampled = glp.sample(target, 50, n_warmup=50, generator=generator)
     assert not sampled.verdict.ok
 
 
@@ -217,9 +217,9 @@ def test_a_posterior_in_units_far_apart(generator):
     C, m = spread(d, generator), torch.linspace(-30, 30, d)
     law = Gaussian(m, C)
     target = as_target(log_prob=lambda x: law.log_prob(x), event_shape=(d,))
-    chain = glp.sample(target, 500, n_warmup=300, generator=generator)
+    chain = glp.sample(target, 300, n_warmup=200, generator=generator)
     assert chain.verdict.ok, chain.verdict
-    assert chain.draws.shape == (4, 500, d)
+    assert chain.draws.shape == (4, 300, d)
     r = (chain.draws.flatten(0, 1) - m) @ torch.linalg.inv(torch.linalg.cholesky(C)).mT
     assert float(r.mean(0).abs().max()) < 0.12
     assert float((r.var(0) - 1).abs().max()) < 0.25
@@ -252,7 +252,7 @@ def test_a_short_warm_up_tunes_what_it_can(n_warmup, generator):
 def test_paths_follow_the_step_also_from_given_starts(generator):
     law = Gaussian(torch.zeros(3), torch.tensor([1.0, 1.0, 1e-4]))
     x0 = 0.1 * torch.randn(4, 3, generator=generator)
-    chain = glp.sample(law, 300, n_warmup=400, start=x0, generator=generator)
+    chain = glp.sample(law, 200, n_warmup=200, start=x0, generator=generator)
     assert chain.verdict.ok, chain.verdict
     assert 1 <= chain.kernel.n_leapfrog <= 4
 
@@ -267,7 +267,7 @@ def test_named_parameters_come_back_in_their_own_space(generator):
         log_prob=log_prob,
         parameters={"rate": constraints.positive, "p": ((3,), constraints.simplex)},
     )
-    chain = glp.sample(target, 600, n_warmup=300, generator=generator)
+    chain = glp.sample(target, 400, n_warmup=200, generator=generator)
     assert chain.verdict.ok, chain.verdict
     rate = chain["rate"]  # Gamma(3, rate 2): 1.5 ± √.75
     assert abs(float(rate.mean()) - 1.5) < 0.12
@@ -336,14 +336,15 @@ def test_stiff_densities_in_single_precision(generator):
     scale = torch.tensor([1.0, 1e-4], dtype=torch.float32)
     law = as_target(log_prob=lambda x: -(x / scale.to(x)).square().sum(1) / 2)
     x0 = scale * torch.randn(4, 2, generator=generator, dtype=torch.float32)
-    chain = glp.sample(law, 400, n_warmup=400, start=x0, generator=generator)
+    chain = glp.sample(law, 250, n_warmup=300, start=x0, generator=generator)
     assert chain.draws.dtype == torch.float32
     assert float((chain.draws.std((0, 1)) / scale - 1).abs().max()) < 0.15
 
 
-def test_many_dimensions_have_no_other_modes(generator):
+def test_many_dimensions_have_no_other_modes(generator, monkeypatch):
     """Beyond 200 dimensions the laws of paths are guesses, and no mode is inferred from them."""
-    d = 201
+    monkeypatch.setattr("gradlogp.langevin.tuning.start.HESSIAN", 20)
+    d = 21
     law = Gaussian(torch.zeros(d), torch.logspace(-1, 1, d))
     found = find_start(as_target(log_prob=law.log_prob, event_shape=(d,)), 4, generator=generator)
     assert found.unvisited(law.sample(50, generator=generator)) == 0
@@ -402,7 +403,7 @@ def test_a_border_of_nan_asks_for_a_constraint(generator):
         return x[:, 0].log() / 2 - x[:, 0] - x[:, 1].square()
 
     target = as_target(log_prob=log_prob, event_shape=(2,))
-    chain = glp.sample(target, 100, n_warmup=60, generator=generator)
+    chain = glp.sample(target, 50, n_warmup=40, generator=generator)
     assert any("constraints.positive" in reason for reason in chain.verdict.reasons)
     steep = as_target(log_prob=lambda x: -x.square().square().sum(1), event_shape=(1,))
     with pytest.warns(RuntimeWarning, match="diverged"):
@@ -413,7 +414,12 @@ def test_a_border_of_nan_asks_for_a_constraint(generator):
 
 
 @pytest.mark.parametrize(
-    ("integrator", "bias"), [("leapfrog", 3.65), ("minimal norm", -2.0), ("two-stage", -1.6)]
+    ("integrator", "bias"),
+    [
+        ("leapfrog", 3.65),
+        pytest.param("minimal norm", -2.0, marks=pytest.mark.slow),
+        ("two-stage", -1.6),
+    ],
 )
 def test_microcanonical_dynamics_are_tuned_and_their_bias_is_named(integrator, bias, generator):
     d = 20

@@ -188,7 +188,7 @@ def model_of_classes(schedule):
 @far
 def test_the_mean_of_one_class_is_found_among_all(schedule, generator):
     """The start is of the class, so its samples are too; the pooled start leaves a bias."""
-    model, n, times = model_of_classes(schedule), 4000, None
+    model, n, times = model_of_classes(schedule), 2000, None
     x = torch.tensor([[0.3], [-1.0]], dtype=torch.float64)
     t = torch.tensor(0.4, dtype=torch.float64)
     close(model.given(1)(x, t), ExactScore(CLASSES, schedule).given(1)(x, t), 1e-10)
