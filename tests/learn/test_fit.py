@@ -18,7 +18,6 @@ from torch import nn
 import gradlogp as glp
 from gradlogp.distributions.analytic.conditional import Joint
 from gradlogp.learn import checkpoint
-from gradlogp.learn.ahead import MOST
 from gradlogp.learn.gradients import Descent, clip
 from gradlogp.learn.keeping import accelerated
 from gradlogp.learn.objectives import excess, multilevel
@@ -208,8 +207,8 @@ def test_a_memory_map_gives_the_same_run_as_memory(tmp_path):
         state = weights(model)
         assert float(state.pop("coordinates.bits")) == 8 * data.dtype.itemsize
         ends.append((state, [(r.loss, r.held_out) for r in records]))
-    for end in ends[1:]:
-        same(end, ends[0])
+    for end in ends[1:]:  # a tensor's steps are prepared together, which rounds differently
+        torch.testing.assert_close(end, ends[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("how", [True, "one"])
@@ -297,7 +296,7 @@ def test_data_in_memory_is_encoded_once(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", points().numpy())
     calls.clear()
     train(make(), np.load(tmp_path / "x.npy", mmap_mode="r"), standardize=True)
-    assert calls == [32] * 2 * MOST  # for 20 steps
+    assert calls == [32] * 20
 
 
 def test_data_that_does_not_fit_is_refused_before_anything_is_done(as_user, tmp_path):

@@ -3068,4 +3068,14 @@ MUTANTS = (
         "learn/ahead.py", "batches[step - first :]", "batches",
         "learn/test_fit.py::test_a_resumed_run_is_the_unbroken_run_bit_for_bit",
     ),
+    Mutant(
+        "A: a learned value in place of a condition is prepared, and learned no longer",
+        "learn/ahead.py", "learned = dropout > 0 and not isinstance(kind, int)", "learned = False",
+        "learn/test_ahead.py::test_prepared_losses_are_those_of_the_objective[values, dropout]",
+    ),
+    Mutant(
+        "A: a model's own forward is left out of its training",
+        "scores/affine.py", "return plain and not hooked", "return True",
+        "learn/test_ahead.py::test_few_numbers_are_prepared_for_many_steps",
+    ),
 )  # fmt: skip

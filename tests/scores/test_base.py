@@ -14,6 +14,7 @@ from gradlogp.diffusion.evolve import first_time
 from gradlogp.diffusion.transitions import DDIM, UniPC
 from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.learn.share import level_times
+from gradlogp.noise.coordinates import AffineCoordinates
 from gradlogp.noise.grids import least_time
 from gradlogp.noise.predictions import KINDS, to_prediction
 from gradlogp.noise.schedules import VE, VP, Rectified
@@ -178,6 +179,23 @@ def test_low_rank_and_diagonal(generator):
         a, b = (v.reshape(-1, 1) for v in VP()(t))
         close(base.score(z, a, b).flatten(1), exact(z.flatten(1), t), rtol=1e-9)
         close(base.denoise(z, a, b).flatten(1), exact.denoise(z.flatten(1), t), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [12, 400])
+def test_directions_kept_are_the_principal_ones(rows, generator):
+    """Of few rows as well, which span fewer; the global generator is not drawn from."""
+    scales = torch.linspace(2, 0.01, 20) ** 4
+    x = torch.randn(rows, 20, generator=generator) * scales + 3
+    state = torch.get_rng_state()
+    base = Base(torch.Size([20]), 1, 15).double()
+    base.fit(x, AffineCoordinates(torch.zeros(20), torch.ones(20)))
+    assert torch.equal(torch.get_rng_state(), state)
+    y = x - x.mean(0)
+    w = torch.linalg.eigvalsh(y.T @ y / rows).flip(0)
+    close(base.values[0], w[:15], rtol=1e-6, atol=1e-9)
+    V = base.vectors[0]
+    kept = V @ torch.diag(base.values[0]) @ V.T + torch.diag(base.diagonal)
+    close(kept, y.T @ y / rows, rtol=1e-3, atol=1e-3)
 
 
 @every_law

@@ -313,7 +313,7 @@ def along(v: Tensor, value: Tensor) -> Tensor:
     For the latter PyTorch imports sympy, which takes a second.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        return (value * v).sum()
+        return (value * (v.clone() if v.is_inference() else v)).sum()
 
 
 def sum_event(x: Tensor) -> Tensor:

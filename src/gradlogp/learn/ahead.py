@@ -7,6 +7,7 @@ for several steps at once. What is drawn is drawn step by step, so that it does 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..core import Generator, PartOfBatch, Processes, sent
+from ..core import Generator, PartOfBatch, Processes, check_points, sent
 from ..scores.affine import affine, is_affine
 from ..scores.frame import Seen
 from ..scores.model import ScoreModel
@@ -28,6 +29,30 @@ from .objectives.weights import sigma2
 NUMBERS, MOST = 2**15, 16
 """Numbers of the data of all steps that are prepared together, and steps, at most: with more of
 either, an operation takes as long as what it works on."""
+
+
+def together(
+    model: ScoreModel, objective: Objective, size: int, dropout: float, *, encoded: bool
+) -> int:
+    """Return how many steps are prepared together: one unless all but the network is known before.
+
+    A learned value in place of a condition left out is not, nor is what a user's own objective or
+    model does. Rows that have yet to be read, or are changed by a function, are best read step by
+    step.
+
+    Arguments:
+        model: The model.
+        objective: The loss of each sample.
+        size: The rows of a batch.
+        dropout: How often a condition is left out.
+        encoded: Whether the rows are in memory as the model takes them.
+    """
+    kind = None if model.condition is None else model.condition.kind
+    learned = dropout > 0 and not isinstance(kind, int)
+    if learned or not encoded or options_of(objective) is None or not is_affine(model):
+        return 1
+    entries = model.event_shape.numel() + (math.prod(kind) if isinstance(kind, tuple) else 0)
+    return max(1, min(MOST, NUMBERS // (size * entries)))
 
 
 class Batch(Protocol):
@@ -105,7 +130,8 @@ class Prepared(NamedTuple):
     def split(self, sizes: list[int]) -> list[Prepared]:
         """Return the rows divided into parts of these sizes."""
         each: Any = [
-            [None] * len(sizes) if value is None else value.split(sizes)
+            # not as views: a network may change what it is given in place
+            [None] * len(sizes) if value is None else torch.unsafe_split_with_sizes(value, sizes)
             for value in (*self.seen[:4], self.residual, self.gain, self.factor)
         ]
         return [
@@ -126,6 +152,7 @@ class Ahead:
     ones, bit for bit.
 
     Arguments:
+        n: How many are made together (`together`).
         model: The model with the network to call.
         objective: The loss of each sample.
         feed: Source of the rows.
@@ -136,18 +163,17 @@ class Ahead:
     """
 
     def __init__(
-        self, model: ScoreModel, objective: Objective, feed: Feed, condition: Tensor | None,
-        dropout: float, processes: Processes, seed: int,
+        self, n: int, model: ScoreModel, objective: Objective, feed: Feed,
+        condition: Tensor | None, dropout: float, processes: Processes, seed: int,
     ) -> None:  # fmt: skip
+        self.n = n
         self.model, self.objective, self.feed = model, objective, feed
         self.dropout, self.processes, self.condition = dropout, processes, None
         if condition is not None and model.condition is not None:
             self.condition = model.condition.encode(condition)
         self.noise = torch.Generator(model.like.device).manual_seed(seed)
         self.dropping = torch.Generator().manual_seed(seed + 3)
-        self.options = options_of(objective) if is_affine(model) else None
-        numbers = feed.batches.size * model.event_shape.numel()
-        self.n = 1 if self.options is None else max(1, min(MOST, NUMBERS // numbers))
+        self.options = options_of(objective) if n > 1 else None
         self._ready: deque[Batch] = deque()
         self._next = 0  # the step after these
         self._began: dict[str, Any] | None = None  # the state where these begin
@@ -156,7 +182,7 @@ class Ahead:
         """Return the batch of a step, numbered from 0; the same one until the step is `done`."""
         if not self._ready:
             self._began, first = self._now(), self._next
-            last = first - first % self.n + self.n
+            last = step - step % self.n + self.n
             batches = self._made([self._drawn(i) for i in range(first, last)])
             self._next = last
             self._ready.extend(batches[step - first :])
@@ -173,16 +199,7 @@ class Ahead:
         return self._now() if self._began is None else self._began
 
     def restore(self, state: dict[str, Any], seed: int | None = None) -> None:
-        """Continue from a state, of a run of this seed of the feed.
-
-        Raises:
-            ValueError: If steps were prepared together in that run, and are not in this one.
-        """
-        if self.n == 1 and state["drawn_from"] != state["step"]:
-            raise ValueError(
-                "the checkpoint was made with objectives.multilevel itself: resume with that, not "
-                "with a function around it"
-            )
+        """Continue from a state, of a run of this seed of the feed."""
         self._next = state["drawn_from"]
         self.feed.restore(state, seed)
         self.noise.set_state(state["noise"])
@@ -219,6 +236,7 @@ class Ahead:
         if self.options is None:
             return batches
         z = torch.cat([batch.z for batch in batches])
+        check_points(z, "z", wait=False)
         t, ratio, eps = zip(*draws, strict=True)
         every = Draws(torch.cat(t), None if ratio[0] is None else torch.cat(ratio), torch.cat(eps))
         asked = regression(self.model.schedule, z, every, self.options.get("weight", sigma2))

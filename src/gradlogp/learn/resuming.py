@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..scores.model import ScoreModel
+from .ahead import MOST
 from .checkpoint import check_scales, read_training
 from .config import describe, fits, short
 from .folders import check_file, one_line, verify
@@ -81,11 +82,12 @@ def _plain(value: Any) -> str:
 
 
 def load_training(
-    directory: Any, model: ScoreModel, settings: TrainingSettings, setup: Mapping[str, Any]
+    directory: Any, model: ScoreModel, settings: TrainingSettings, setup: Mapping[str, Any], n: int
 ) -> dict[str, Any]:
     """Load the raw weights into the model, and return the rest of the state for resuming.
 
-    Every field is checked first: its type, sizes, range, and whether it belongs to this run.
+    Every field is checked first: its type, sizes, range, and whether it belongs to this run, which
+    prepares n steps together.
 
     Raises:
         ValueError: If the checkpoint has no training state, or this is damaged or belongs to a run
@@ -103,7 +105,7 @@ def load_training(
     ours = describe(model)
     for name in AGREE:
         _agree(name, config[name], ours[name])
-    check = _Check(file, model, settings, setup["n_samples"])
+    check = _Check(file, model, settings, setup["n_samples"], n)
     for name, look in _FIELDS.items():
         if name != "setup":
             look(check, state[name], state)
@@ -160,8 +162,11 @@ def own(value: Any) -> Any:
 class _Check:
     """What the fields of a training state are compared with."""
 
-    def __init__(self, file: Path, model: ScoreModel, settings: TrainingSettings, n: int) -> None:
-        self.file, self.model, self.settings, self.n = file, model, settings, n
+    def __init__(
+        self, file: Path, model: ScoreModel, settings: TrainingSettings, n: int, together: int
+    ) -> None:
+        self.file, self.model, self.settings = file, model, settings
+        self.n, self.together = n, together
         self.weights = model.state_dict()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -294,7 +299,15 @@ class _Check:
 
     def drawn_from(self, found: Any, state: Mapping[str, Any]) -> None:
         """Check the step that is drawn first, when the generators go on."""
-        self.need(fits(found, int) and 0 <= found <= state["step"], "drawn_from", found)
+        step = state["step"]
+        good = fits(found, int) and max(0, step - MOST) <= found <= step
+        self.need(good, "drawn_from", found)
+        if step - found >= self.together:
+            raise ValueError(
+                f"{self.file} was written amid steps that are prepared together, here they are not: "
+                "resume with the objective itself, not with a function around it, and with the "
+                "data in memory"
+            )
 
     def check_seed(self, found: Any, state: Mapping[str, Any]) -> None:
         """Check the seed of the measurements."""

@@ -25,7 +25,7 @@ from ..noise.score_base import check_noisy_score, check_same_frame
 from ..scores.model import ScoreModel
 from . import checkpoint as ckpt
 from . import pace
-from .ahead import Ahead
+from .ahead import Ahead, together
 from .arguments import SAVE_EVERY, Asked, check_asked, fit_frame
 from .batches import fingerprint
 from .config import describe
@@ -173,10 +173,14 @@ class Training:
         self.step, self.seconds, self.check = 0, 0.0, 0.0  # a check in steps, if it was measured
         self.history: list[list[float | None]] = []
         self.unread: list[tuple[Reading, list[float | None]]] = []  # and their rows in it
+        n = together(
+            model, objective, min(self.size, len(data)), settings.condition_dropout,
+            encoded=isinstance(data, Tensor) and augment is None,
+        )  # fmt: skip
         self.whole, state = True, None  # whole: False while the weights are half changed
         if resume and checkpoint is not None:
             self.plan(steps_of(Path(checkpoint), settings))
-            state = load_training(Path(checkpoint), model, self.settings, self.setup)
+            state = load_training(Path(checkpoint), model, self.settings, self.setup, n)
         elif asked.begun is not None:
             state = asked.begun.continued(self.setup)
             self.plan(state["setup"]["steps"])
@@ -195,7 +199,7 @@ class Training:
         }
         working = accelerated(model, bfloat16=settings.bfloat16, compiled=settings.compile)
         self.ahead = Ahead(
-            working, objective, Feed(model, data, self.size, augment, self.processes, seed + 1),
+            n, working, objective, Feed(model, data, self.size, augment, self.processes, seed + 1),
             condition, settings.condition_dropout, self.processes, seed,
         )  # fmt: skip
         if state is not None:

@@ -22,9 +22,12 @@ class Affine(NamedTuple):
 
 
 def is_affine(model: ScoreModel) -> bool:
-    """Return whether `affine` is the score of this model: one of ours, of which nothing is known."""
-    plain = type(model).forward is ScoreModel.forward and type(model)._score is ScoreModel._score
-    return plain and not isinstance(model.condition, Mask)
+    """Return whether `affine` is all that a call of this model does, with no rows known in part."""
+    kind, own = type(model), ("forward", "__call__", "_score", "_frame", "_seen")
+    plain = all(getattr(kind, name) is getattr(ScoreModel, name) for name in own)
+    plain = plain and not any(name in vars(model) for name in own)
+    hooked = model._forward_hooks or model._forward_pre_hooks
+    return plain and not hooked and not isinstance(model.condition, Mask)
 
 
 def affine(model: ScoreModel, z: Tensor, t: Tensor, condition: Tensor | None) -> Affine:

@@ -289,8 +289,7 @@ class Base(Shared):
             if self.whole:
                 w, U = torch.linalg.eigh(shrunk_covariance(z))
             else:
-                s, V = _principal(z - mean, self.rank)
-                variances = s.square() / len(z)
+                variances, V = _main_directions(z - mean, self.rank)
                 rest = (z - mean).square().mean(0) - (V.square() * variances).sum(1)
                 self.diagonal.copy_(rest.clamp(min=FLOOR * float(rest.mean())))
                 w, U = variances, V
@@ -300,16 +299,18 @@ class Base(Shared):
         self.vectors.copy_(U.unsqueeze(0))
 
 
-def _principal(y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the largest singular values of y and their directions, `(D, rank)`.
+def _main_directions(y: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the largest principal variances of y, of mean 0, and their directions, `(D, rank)`.
 
-    By iteration of a subspace, as `torch.svd_lowrank`, which draws from the global generator.
+    By iteration of a subspace, as `torch.pca_lowrank`, which draws from the global generator. With
+    fewer rows than directions the other variances are 0.
     """
     V = randn_like(y.new_empty(y.shape[1], rank), torch.Generator().manual_seed(0))
     for _ in range(5):
         V = torch.linalg.qr(y.mT @ (y @ V)).Q
-    _, s, W = torch.linalg.svd(y @ V, full_matrices=False)
-    return s, V @ W.mT
+    along = y @ V
+    w, W = torch.linalg.eigh(along.mT @ along / len(y))
+    return w.clamp(min=0).flip(0), V @ W.flip(1)
 
 
 AnyBase = Base | Waves

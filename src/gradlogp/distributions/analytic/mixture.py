@@ -251,6 +251,7 @@ class GaussianMixture:
         cov = Covariance(a**2 * self._cov.w + b**2, self._cov.U)
         law = self._like(a * self.means, cov, vanishes(cov.w, sigma))
         away = self.means.device.type != "cpu" and law.means.ndim == 2
+        away = away and constant(torch.float32, self.weights, self.means, *self._cov)
         if away and all(torch.as_tensor(v).device.type == "cpu" for v in (alpha, sigma)):
             law._host = self._hosted().noised(alpha, sigma)
         return law

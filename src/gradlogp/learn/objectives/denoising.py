@@ -110,7 +110,8 @@ def multilevel(
         score: The model, a noisy score with its schedule.
         z: Clean data in model coordinates, `(B, *event)`.
         t: Times `(B,)`; drawn by `draw_times` by default.
-        weight: A function of (α, σ), or `weights.likelihood`; see `objectives.weights`.
+        weight: A function of (α, σ), number by number, or `weights.likelihood`; see
+            `objectives.weights`.
         stratified: Whether drawn times are spread evenly over the batch (`draw_times`).
         importance: A non-uniform law of the times; the loss is multiplied by the ratio of
             densities, so that its mean stays that of uniform times.
