@@ -2756,8 +2756,8 @@ MUTANTS = (
         "diffusion/test_solvers.py::test_weights_integrate_polynomials_against_the_exponential",
     ),
     Mutant(
-        "X: gradients are scaled to another bound",
-        "learn/gradients.py", "(norm + 1e-6)).clamp(max=1.0)", "norm).clamp(max=1.0)",
+        "X: gradients are scaled up to their bound",
+        "learn/gradients.py", "(norm + 1e-6)).clamp(max=1.0)", "(norm + 1e-6))",
         "learn/test_fit.py::test_gradients_are_clipped_as_torch_does",
     ),
     Mutant(

@@ -36,8 +36,9 @@ def clip(gradients: list[Tensor], most: float) -> Tensor:
     look which these are takes it as long as the work.
     """
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if norm.device.type != "cpu" or not float(norm) + 1e-6 <= most:  # times 1 changes nothing
-        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    if norm.device.type != "cpu" or float(scale) != 1:  # which changes nothing
+        torch._foreach_mul_(gradients, scale)
     return norm
 
 
