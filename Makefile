@@ -3,7 +3,7 @@
 #   make test       the test suite (make test-slow: the long statistical runs)
 #   make dist-check build sdist and wheel, install them alone, run the commands of the README
 #   make test-min   the test suite on the oldest versions, constraints-min.txt
-#   make lint       style and types      make docs  the site, and the Python of its pages
+#   make lint       style and types      make docs  the site, and the Python of README and pages
 #   make bench      the benchmarks
 
 PY ?= python3

@@ -81,18 +81,12 @@ def as_reader(as_user, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=[pytest.mark.pages] * (page.stem != "README"), id=name(page))
-        for page in PAGES
-        if blocks(page, "python") and page.stem != "gallery"
-    ],
-)
+@pytest.mark.pages
+@each_of([page for page in PAGES if blocks(page, "python") and page.stem != "gallery"])
 def test_python_runs(page, as_reader):
     """From top to bottom; every block of the README alone, as it is pasted.
 
-    `make docs` runs the other pages, and the gallery for its pictures, and ends if one is missing.
+    `make docs` runs the pages, and the gallery for its pictures, and ends if one is missing.
     """
     names = {"__name__": page.stem}
     for package in re.findall(r"^# needs: (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE):

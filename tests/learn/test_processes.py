@@ -78,7 +78,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
-STEPS, ROUGH = 200, 40
+STEPS, ROUGH = 60, 20
 """Steps in float32 and, before them, in bfloat16."""
 
 
