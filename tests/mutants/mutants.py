@@ -3024,7 +3024,7 @@ MUTANTS = (
     ),
     Mutant(
         "A: far out a large score multiplies rounding",
-        "scores/base.py", "own = own - r.repeat_interleave", "own = own - 0 * r.repeat_interleave",
+        "scores/base.py", "own = own - (r.unsqueeze(1)", "own = own - 0 * (r.unsqueeze(1)",
         "scores/test_base.py::test_the_divergence_far_out_is_right_in_float32",
     ),
     Mutant(
@@ -3077,5 +3077,41 @@ MUTANTS = (
         "A: a model's own forward is left out of its training",
         "scores/affine.py", "return plain and not hooked", "return True",
         "learn/test_ahead.py::test_few_numbers_are_prepared_for_many_steps",
+    ),
+    Mutant(
+        "X: the entries of a base are put beside one another in place of its components",
+        "scores/base.py", "return means.movedim(0, 2).reshape(1, -1)", "return means.reshape(1, -1)",
+        "scores/test_base.py::test_without_a_correction_the_score_is_that_of_the_base",
+    ),
+    Mutant(
+        "X: a block without its way around when it is pulled back",
+        "scores/networks/mlp.py", ".mul_(at_h).add_(g)", ".mul_(at_h)",
+        "scores/test_traced.py::test_of_every_prediction_and_base",
+    ),
+    Mutant(
+        "X: the derivative of silu without its second part",
+        "scores/networks/mlp.py", "torch.addcmul(g, a, 1 - g)", "g",
+        "scores/test_traced.py::test_of_every_prediction_and_base",
+    ),
+    Mutant(
+        "X: the derivative of a cosine with the other sign",
+        "scores/networks/embeddings.py", "-f * phase.sin()", "f * phase.sin()",
+        "scores/test_traced.py::test_of_every_schedule",
+    ),
+    Mutant(
+        "X: the divergence without the part of the state beside the network",
+        "scores/traced.py", "(scale * (p - origin)).sum()", "0 * (scale * p).sum()",
+        "scores/test_traced.py::test_of_every_prediction_and_base",
+    ),
+    Mutant(
+        "X: the divergence in the units of the frame",
+        "scores/traced.py", "scale = frame.scale.reshape(z.shape[1:])",
+        "scale = torch.ones_like(frame.scale.reshape(z.shape[1:]))",
+        "scores/test_traced.py::test_of_every_prediction_and_base",
+    ),
+    Mutant(
+        "X: a network with a hook is taken for what it was built of",
+        "scores/networks/mlp.py", "(m._forward_hooks or m._forward_pre_hooks)", "False",
+        "scores/test_traced.py::test_what_the_formula_does_not_know_is_differentiated",
     ),
 )  # fmt: skip

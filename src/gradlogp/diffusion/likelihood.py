@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -317,12 +317,16 @@ class _Path:
     def denoised(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return x̂_0 and its divergence, `(n, B)`; that of a base in closed form."""
         score = self.score
-        known = score._known(z, t) if isinstance(score, ScoreBase) else None
-        if known is None:
+        if not isinstance(score, ScoreBase):
             return self._traced(lambda y: score.denoise(y, t), z)
-        learned = cast(ScoreBase, score)._learned
-        value, trace = self._traced(lambda y: learned(y, t), z)
-        return known[0] + value, known[1] + trace
+        known = score._known(z, t)
+        by_hand = score._traced(z, t) if self.probes is None else None
+        if by_hand is not None:
+            value, trace = by_hand[0], by_hand[1][None]
+        else:
+            learned = score.denoise if known is None else score._learned
+            value, trace = self._traced(lambda y: learned(y, t), z)
+        return (value, trace) if known is None else (known[0] + value, known[1] + trace)
 
     def _traced(self, field: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.probes is not None:

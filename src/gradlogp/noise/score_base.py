@@ -77,6 +77,10 @@ class ScoreBase:
         """Return what is added to it."""
         return self._denoise(z, t)
 
+    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the same and its divergence, `(B,)`, without a graph; None: by differentiation."""
+        return None
+
     def _check(self, z: Tensor, t: Tensor) -> None:
         empty = isinstance(z, Tensor) and z.is_meta and self.fixed_dtype and self.like.is_meta
         check_batch(z, self.event_shape, "z", held=not empty)  # empty: weights without numbers

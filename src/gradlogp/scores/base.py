@@ -161,13 +161,13 @@ class Base(Shared):
             return self.denoise(z, a, b), trace.expand(len(z))
         y, each, noisy, r, U = self._rotated(z.flatten(1), a, b)
         z0, gain = self._mean(y, each, noisy, r, U, a)
-        traces = gain.unflatten(1, (len(self.means), -1)).sum(2)
+        traces = self._entries(gain).sum(1)
         if r is None:
             return z0.reshape(z.shape), traces[:, 0].expand(len(z))
-        means = (self.vectors.to(z).mT @ self.means.to(z).unsqueeze(2)).reshape(1, -1)
-        apart = means + gain * y - z0 @ U  # U_kᵀ(m_k − m)
+        apart = self._centres(z) + gain * y - z0 @ U  # U_kᵀ(m_k − m)
         own = each / noisy
-        own = own - r.repeat_interleave(z0.shape[1], 1) * ((own @ U.mT) @ U)  # −r_k U_kᵀ(g_k − g)
+        g = (own @ U.mT) @ U
+        own = own - (r.unsqueeze(1) * self._entries(g)).flatten(1)  # −r_k U_kᵀ(g_k − g)
         return z0.reshape(z.shape), (r * traces).sum(1) - (own * apart).sum(1)
 
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -213,32 +213,41 @@ class Base(Shared):
     ) -> tuple[Tensor, Tensor]:
         """Return E[z_0 | z_t = z], from what `_rotated` returns, and α w/(α² w + σ²)."""
         means, tiny = self.means.to(y), torch.finfo(y.dtype).tiny
-        gain = a * self.values.to(y).reshape(1, -1) / noisy.clamp(min=tiny)
+        gain = a * self.values.to(y).mT.reshape(1, -1) / noisy.clamp(min=tiny)
         return (each * gain) @ U.mT + (means if r is None else r @ means), gain
 
     def _rotated(
         self, z: Tensor, a: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        """Return y_k = U_kᵀ(z − α μ_k), r_k y_k, α² w + σ², `(B, K d)`, r `(B, K)`, and all U_k."""
+        """Return y_k = U_kᵀ(z − α μ_k), r_k y_k, α² w + σ², `(B, d K)`, r `(B, K)`, and all U_k."""
         y, noisy, U = self._principal(z, a, b)
         if len(self.means) == 1:
             return y, y, noisy, None, U
         r = self._log_joint(y, noisy).softmax(1)
-        # a product is several times faster than copies along a short last axis, and their derivative
-        own = torch.eye(len(self.means), dtype=z.dtype, device=z.device)
-        each = r @ own.repeat_interleave(self.means.shape[1], 1)
-        return y, y * each, noisy, r, U
+        return y, (r.unsqueeze(1) * self._entries(y)).flatten(1), noisy, r, U
 
     def _principal(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return U_kᵀ(z − α μ_k) and α² w + σ², `(B, K d)`, and all U_k in a row."""
-        means, V = self.means.to(z), self.vectors.to(z)
-        U = V.movedim(0, 1).flatten(1)  # (d, K d)
-        y = z @ U - a * (V.mT @ means.unsqueeze(2)).reshape(1, -1)
-        return y, a.square() * self.values.to(z).reshape(1, -1) + b.square(), U
+        """Return U_kᵀ(z − α μ_k) and α² w + σ², `(B, d K)`, and all U_k in a row.
+
+        The components of an entry stand side by side: sums over its few entries are then as fast as
+        the memory.
+        """
+        U = self.vectors.to(z).permute(1, 2, 0).flatten(1)  # (d, d K)
+        y = z @ U - a * self._centres(z)
+        return y, a.square() * self.values.to(z).mT.reshape(1, -1) + b.square(), U
+
+    def _centres(self, z: Tensor) -> Tensor:
+        """Return U_kᵀ μ_k, `(1, d K)`."""
+        means = self.vectors.to(z).mT @ self.means.to(z).unsqueeze(2)  # (K, d, 1)
+        return means.movedim(0, 2).reshape(1, -1)
+
+    def _entries(self, y: Tensor) -> Tensor:
+        """Return what belongs to the components, `(B, d K)`, as `(B, d, K)`."""
+        return y.unflatten(1, (-1, len(self.means)))
 
     def _log_joint(self, y: Tensor, noisy: Tensor) -> Tensor:
         """Return log π_k N(z; α μ_k, Σ_k), `(B, K)`, up to d/2 log 2π."""
-        energy = (y.square() / noisy + noisy.log()).unflatten(1, self.means.shape).sum(2)
+        energy = self._entries(y.square() / noisy + noisy.log()).sum(1)
         return self.weights.to(y).log() - 0.5 * energy
 
     def _low_rank(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

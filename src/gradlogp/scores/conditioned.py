@@ -13,6 +13,7 @@ from ..core import Analytic, check_count, check_event_shape, check_kind, sent
 from ..noise.coordinates import AffineCoordinates, Data, as_tensor
 from ..noise.score_base import ScoreWrapper
 from .networks import NO_CLASS
+from .traced import learned_and_trace
 
 LEAST_ROWS = 10
 """Rows for each number of a condition that its linear part needs."""
@@ -251,6 +252,9 @@ class ConditionedScore(ScoreWrapper):
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         mean: Tensor = self.score.denoise_given(z, t, self._each(z), alone=True)
         return mean
+
+    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        return learned_and_trace(self.score, z, t, self._each(z))
 
     def _around(self, score: Any) -> Any:  # another condition in place of this one, or none
         return score

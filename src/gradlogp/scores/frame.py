@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Schedule, check_same_shape, per_sample, sent
 from ..noise.grids import least_time, noise_range
-from ..noise.predictions import Kind, epsilon_weights
+from ..noise.predictions import Kind, epsilon_weights, to_x0
 from ..noise.schedules import invert_log_snr
 
 LOG_SNR_LIMIT = 30.0  # beyond it exp(λ) is 0 or ∞ to float32, and the network need not know more
@@ -50,6 +50,18 @@ class Frame(NamedTuple):
         if self.of_z is None:
             return self.of_network * out
         return torch.addcmul(self.of_z * z_unit, self.of_network, out)
+
+    def mean(self, kind: Kind, out: Tensor, z_unit: Tensor | None) -> Tensor:
+        """Return E[z̃_0 | z̃_t] by a prediction, with z̃_t or, of a correction, without.
+
+        It is 0 where α = 0, and neither a score nor ε says anything about z_0.
+        """
+        assert self.unit is not None
+        a, b = self.unit
+        nothing = torch.zeros_like(a)
+        blind = (a == 0) if kind in ("score", "epsilon") else nothing.bool()
+        z0 = to_x0(kind, out, nothing if z_unit is None else z_unit, a.masked_fill(blind, 1.0), b)
+        return z0.masked_fill(blind, 0.0)
 
     def rows(self) -> list[Frame]:
         """Return the frame of each row."""

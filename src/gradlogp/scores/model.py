@@ -23,7 +23,7 @@ from ..core import (
 from ..distributions.analytic.gaussian import Gaussian
 from ..distributions.analytic.mixture import GaussianMixture
 from ..noise.coordinates import AffineCoordinates, Data, Scales, as_tensor, mean_and_std
-from ..noise.predictions import KINDS, Kind, to_x0
+from ..noise.predictions import KINDS, Kind
 from ..noise.score_base import ScoreBase
 from .base import AnyBase, read_base
 from .conditioned import MOST_LINEAR, Condition, ConditionedScore, linear_part
@@ -31,6 +31,7 @@ from .frame import Frame, Seen, check_held, frame_of, noise_coordinate
 from .masked import Mask, MaskedScore
 from .networks.embeddings import read_condition, read_event_shape
 from .shared import ROWS, Noised
+from .traced import learned_and_trace
 from .waves import Waves
 
 
@@ -331,6 +332,9 @@ class ScoreModel(ScoreBase, nn.Module):
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)
 
+    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        return learned_and_trace(self, z, t, self._without(z))
+
     def denoise_given(
         self, z: Tensor, t: Tensor, condition: Tensor | None, *, alone: bool = False
     ) -> Tensor:
@@ -352,16 +356,13 @@ class ScoreModel(ScoreBase, nn.Module):
                 return m + c * self.condition.denoise(*asked)
         frame = self._frame(z, t)
         seen = self._seen(z, frame, condition)
-        out, predicted = seen.through(self.network), seen.predicted
-        assert frame.unit is not None
-        a, b = frame.unit
-        z_unit = (
-            seen.z_unit if self._whole else torch.zeros_like(a)
-        )  # a correction has no other part
-        blind = (a == 0) if self.predicts in ("score", "epsilon") else torch.zeros_like(a).bool()
-        z0 = to_x0(self.predicts, out, z_unit, a.masked_fill(blind, 1.0), b)
-        z0 = self._spread(z) * z0.masked_fill(blind, 0.0)
-        if self._whole:
+        return self._mean_by(seen.through(self.network), seen, frame, z, alone)
+
+    def _mean_by(self, out: Tensor, seen: Seen, frame: Frame, z: Tensor, alone: bool) -> Tensor:
+        """Return E[z_0 | z_t = z] by what the network says."""
+        whole, predicted = self._whole, seen.predicted
+        z0 = self._spread(z) * frame.mean(self.predicts, out, seen.z_unit if whole else None)
+        if whole:
             z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
         at = *frame.flat_levels(), frame.coordinate
         return z0 if self.base is None else self.base.corrected_mean(z0, z, *at, alone=alone)

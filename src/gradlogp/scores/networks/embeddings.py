@@ -40,6 +40,12 @@ class Fourier(nn.Module):
         phase = c.unsqueeze(-1) * self.frequencies.to(c)
         return torch.cat([phase.sin(), phase.cos()], -1) * self.weights.to(c)
 
+    def slopes(self, c: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
+        """Return the derivatives of the features of c."""
+        f = self.frequencies.to(c)
+        phase = c.unsqueeze(-1) * f
+        return torch.cat([f * phase.cos(), -f * phase.sin()], -1) * self.weights.to(c)
+
 
 class Conditioning(nn.Module):
     """One vector from the noise coordinate and the condition: the sum of an embedding of each.

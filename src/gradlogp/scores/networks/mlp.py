@@ -19,6 +19,19 @@ from .embeddings import (
     unset,
 )
 
+COTANGENTS = 2**17
+"""Entries of the rows of a Jacobian that are pulled back together: what a processor's cache holds."""
+
+
+def _active(h: Tensor, slopes: list[Tensor] | None) -> Tensor:
+    """Return silu(h), and keep its derivative if there is a list for it."""
+    if slopes is None:
+        return nn.functional.silu(h)
+    g = torch.sigmoid(h)
+    a = h * g
+    slopes.append(torch.addcmul(g, a, 1 - g))
+    return a
+
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
@@ -26,9 +39,14 @@ class _Block(nn.Module):
         self.first, self.second = unset(nn.Linear, width, width), unset(nn.Linear, width, width)
         self.shift = unset(nn.Linear, width, width)
 
-    def forward(self, h: Tensor, shift: Tensor) -> Tensor:
-        inner = self.first(nn.functional.silu(h)) + shift
-        return h + self.second(nn.functional.silu(inner))
+    def forward(self, h: Tensor, shift: Tensor, slopes: list[Tensor] | None = None) -> Tensor:
+        inner = self.first(_active(h, slopes)) + shift
+        return h + self.second(_active(inner, slopes))
+
+    def pulled(self, g: Tensor, at_h: Tensor, at_inner: Tensor) -> Tensor:
+        """Return the cotangents of h, `(k, B, width)`, for those of the result; slopes `(B, width)`."""
+        inner = (g @ self.second.weight).mul_(at_inner)
+        return (inner @ self.first.weight).mul_(at_h).add_(g)
 
 
 class MLP(nn.Module):
@@ -125,6 +143,17 @@ class MLP(nn.Module):
         embedded: Sequence[Tensor] | None = None,
     ) -> Float[Tensor, "batch *event"]:
         """Return the prediction at x; `embedded` is that of c and the condition, if known already."""
+        return self._through(x, c, condition, embedded)
+
+    def _through(
+        self,
+        x: Tensor,
+        c: Tensor,
+        condition: Tensor | None,
+        embedded: Sequence[Tensor] | None,
+        slopes: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Return the prediction, and keep the derivatives of all functions of single entries."""
         check_batch(x, self.event_shape, held=False)
         check_condition(self.condition, condition, len(x))
         shifts = self._embedded(c, condition) if embedded is None else embedded
@@ -135,5 +164,59 @@ class MLP(nn.Module):
         more = [] if self.features is None else [self.features(seen).flatten(1)]
         h = self.inlet(torch.cat([seen, *more, *known], 1) if more or known else seen)
         for block, shift in zip(self.blocks, shifts, strict=True):
-            h = block(h, shift)
-        return self.outlet(nn.functional.silu(h)).reshape(x.shape)
+            h = block(h, shift, slopes)
+        return self.outlet(_active(h, slopes)).reshape(x.shape)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether all layers are those it was built of, without hooks: what `_traced` knows."""
+        known = {MLP, _Block, Conditioning, Fourier, nn.Linear, nn.Embedding, nn.SiLU}
+        known |= {nn.Sequential, nn.ModuleList}
+        return all(
+            type(m) in known and not (m._forward_hooks or m._forward_pre_hooks)
+            for m in self.modules()
+        ) and "forward" not in vars(self)
+
+    @torch.no_grad()
+    def _traced(
+        self,
+        x: Float[Tensor, "batch *event"],
+        c: Float[Tensor, " batch"],
+        weights: Float[Tensor, " *event"],
+        condition: Int[Tensor, " batch"] | Float[Tensor, "batch *condition"] | None = None,
+        embedded: Sequence[Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, " batch"]]:
+        r"""Return the prediction F at x and a weighted trace of its Jacobian, without a graph.
+
+        .. math:: \sum_i w_i \, \partial F_i / \partial x_i
+
+        By the chain rule from the output: derivatives of activations are computed once for all rows,
+        and of the first layer only the columns of one entry. For a network that is `_plain`.
+
+        Arguments:
+            x: Where.
+            c: Noise coordinates.
+            weights: w.
+            condition: As for a call.
+            embedded: As for a call.
+        """
+        assert not self.holes
+        slopes: list[Tensor] = []
+        value = self._through(x, c, condition, embedded, slopes)
+        n, width = slopes[0].shape
+        y, d = x.flatten(1), x[0].numel()
+        inlet, outlet = self.inlet.weight, self.outlet.weight * weights.reshape(-1, 1)
+        columns, more, total = inlet[:, :d], None, x.new_zeros(n)
+        if self.features is not None:  # those of an entry: (d, n, 2 F) and (d, width, 2 F)
+            more = self.features.slopes(y).transpose(0, 1)
+            theirs = inlet[:, d:].unflatten(1, (d, -1)).transpose(0, 1)
+        for index in torch.arange(d, device=x.device).split(max(1, COTANGENTS // (n * width))):
+            g = outlet[index].unsqueeze(1) * slopes[-1]
+            for k in reversed(range(len(self.blocks))):
+                block = self.blocks[k]
+                assert isinstance(block, _Block)
+                g = block.pulled(g, *slopes[2 * k : 2 * k + 2])
+            total += (g @ columns[:, index].mT.unsqueeze(2)).sum((0, 2))
+            if more is not None:
+                total += ((g @ theirs[index]) * more[index]).sum((0, 2))
+        return value, total
