@@ -145,3 +145,44 @@ def test_the_last_attempt_counts():
     assert int(found.accepted[0]) == steps
     with pytest.raises(ArithmeticError, match="not enough"):
         integrate(oscillator, torch.ones(1, 2), 0.0, 1.0, max_steps=steps - 1, **tight)
+
+
+KINKS = (0.3, 0.71)
+
+
+def bent(y, t):
+    """A rate whose slope jumps at `KINKS`, by much."""
+    return (1 - 40 * (t - KINKS[0]).abs() + 30 * (t - KINKS[1]).abs()).unsqueeze(1).expand_as(y)
+
+
+def integral_of_bent(t):
+    pieces = [(-40, KINKS[0]), (30, KINKS[1])]
+    return t + sum(c * ((t - k) * (t - k).abs() + k * k) / 2 for c, k in pieces)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_steps_end_where_derivatives_jump(backwards):
+    """The pair is exact for pieces of straight lines; across a kink it is not, and does not know."""
+    ends = torch.tensor([0.2, 0.5, 1.0, 0.9], dtype=torch.float64)
+    y = torch.zeros(4, 1)
+    for stops, exact in ((KINKS, True), ((-1.0, *KINKS, 0.5, 2.0), True), ((), False)):
+        field = (lambda y, t: -bent(y, -t)) if backwards else bent
+        at = -ends if backwards else ends
+        times = [-t for t in stops] if backwards else stops
+        found = integrate(field, y, 0.0, at, rtol=1e-4, atol=1e-4, first_step=0.9, stops=times)
+        error = (found.y[:, 0] - integral_of_bent(ends)).abs()
+        if exact:
+            assert float(error.max()) < 1e-13
+        else:
+            assert float(error.max()) > 1e-5
+
+
+def test_a_step_cut_short_does_not_shorten_the_next():
+    """A stop costs a step, and not the growth from a short one to long ones again."""
+    attempts = []
+    for stops in ((), (0.5, 0.5 + 1e-9)):
+        found = integrate(
+            lambda y, t: -y, torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6, stops=stops
+        )
+        attempts.append(int(found.accepted + found.rejected))
+    assert attempts[1] <= attempts[0] + 2

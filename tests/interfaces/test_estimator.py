@@ -415,9 +415,9 @@ def test_a_planted_mixture_is_found_and_kept():
     assert again.model_.base.follows
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
-    """The right correction is kept; the same with the wrong sign is not, and the base remains."""
+@pytest.mark.parametrize(("sign", "part"), [(1.0, 1.0), (-1.0, 0.0), (6.0, 0.25)])
+def test_a_correction_that_makes_the_flow_worse_is_left_out(sign, part):
+    """The right one is kept, of one too large a part, and of the wrong sign the base remains."""
     base = glp.Gaussian(MIXTURE.mean, MIXTURE.cov)
 
     class Planted(glp.ScoreModel):
@@ -436,12 +436,12 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign):
     judge(made)
     assert judge.found.kept is (sign > 0)
     assert (float(judge.found.gain.value) > 0) is (sign > 0)
-    assert float(made.base.share.max()) == (1.0 if sign > 0 else 0.0)
+    assert float(made.base.share.max()) == float(made.base.share.min()) == part
     gap = MIXTURE.noised(1.0, 0.1).log_prob(x) - base.noised(1.0, 0.1).log_prob(x)
-    if sign > 0:
+    if part == 1:
         assert judge.found.gain.value == pytest.approx(float(gap.mean()), abs=0.02)
-    text = str(judge.found)
-    assert text.endswith("kept" if sign > 0 else "left out")
+    said = {1.0: "base, kept", 0.0: "base, left out", 0.25: "base, 0.25 of it kept"}
+    assert str(judge.found).endswith(said[part])
 
 
 def test_what_a_model_and_its_base_have_in_common_cancels():

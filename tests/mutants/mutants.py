@@ -2193,7 +2193,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a correction is left out where it helps",
-        "interfaces/base.py", "Correction(gain, gain.value > 0)", "Correction(gain, gain.value <= 0)",
+        "interfaces/base.py", "Correction(gain, gain.value > 0,", "Correction(gain, gain.value <= 0,",
         "interfaces/test_estimator.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
     ),
     Mutant(
@@ -3118,5 +3118,25 @@ MUTANTS = (
         "X: as many rows are enough for the frequencies of many columns as of few",
         "interfaces/pipeline.py", "ROWS_A_SQUARE * d**2", "ROWS_A_SQUARE * d",
         "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",
+    ),
+    Mutant(
+        "A: one row of which a network is far off costs the whole of a correction",
+        "interfaces/base.py", "for part in PARTS:", "for part in PARTS[:1]:",
+        "interfaces/test_estimator.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
+    ),
+    Mutant(
+        "X: steps go across the levels at which a share bends",
+        "calculus/ode.py", "stop = left.amin(1) if len(stops) else", "stop = left.amax(1) if len(stops) else",
+        "calculus/test_ode.py::test_steps_end_where_derivatives_jump",
+    ),
+    Mutant(
+        "X: a share bends half a level later",
+        "scores/shared.py", "low + (high - low) * i / last, std)", "low + (high - low) * (i + 0.5) / last, std)",
+        "scores/test_base.py::test_the_error_told_of_a_likelihood_is_right_where_the_share_bends",
+    ),
+    Mutant(
+        "X: the error of a log-density without that of the path",
+        "diffusion/likelihood.py", "gain.mT + sum_event(s * dz)", "gain.mT + 0 * sum_event(s * dz)",
+        "scores/test_base.py::test_the_error_told_of_a_likelihood_is_right_where_the_share_bends",
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,6 +121,8 @@ def integrate(
     first_step: float | Float[Tensor, " batch"] = 0.01,
     max_steps: int = 10_000,
     partial: bool = False,
+    stops: Sequence[float] = (),
+    told: Callable[[Step, Tensor], Tensor] | None = None,
 ) -> Solution:
     r"""Solve dy/dt = field(y, t) from start to end by the Dormand–Prince pair of order 5(4).
 
@@ -141,6 +143,10 @@ def integrate(
         first_step: The step to try first, as a fraction of the way.
         max_steps: Maximum number of attempts.
         partial: Whether to return an incomplete path if the end is not reached.
+        stops: Times at which a step ends, because derivatives of the field jump there: a step across
+            would be in error by more than the pair tells.
+        told: (step, t `(B,)` at its end) -> what the defect of a step does to a result, `(B, *any)`,
+            whose absolute values are added up; by default the defect itself.
 
     Raises:
         ValueError: If the field does not have the shape of y.
@@ -159,6 +165,8 @@ def integrate(
     check_count(max_steps, "max_steps")
     check_function(size, "size")
     check_level(first_step, y.double(), "first_step")
+    for time in stops:
+        check_number(time, "each of stops")
     if isinstance(end, Tensor):
         per_sample(end, y, "end")
     else:
@@ -169,9 +177,13 @@ def integrate(
     span = torch.as_tensor(end).to(done) - start
     done = torch.where(span == 0, 1.0, done)
     step = torch.zeros_like(done) + torch.as_tensor(first_step).to(done).clamp(max=1.0)
-    total = torch.zeros_like(y)
+    total = torch.zeros_like(y) if told is None else y.new_zeros(n, 1)
     if bool((done == 1).all()):
         return Solution(y, total, accepted, rejected, 0, done)
+    parts = (torch.tensor([*stops], dtype=done.dtype, device=done.device) - start) / span.reshape(
+        -1, 1
+    )
+    parts = torch.where((parts > 0) & (parts < 1), parts, 1.0)
 
     def at(part: Tensor) -> Tensor:
         return start + span * part
@@ -187,25 +199,33 @@ def integrate(
         going = done < 1
         if tried == max_steps or not bool(going.any()):
             break
-        last = done + step >= 1
-        h = torch.where(last, 1 - done, step) * going
+        left = torch.where(parts > done.unsqueeze(1), parts, 1.0)
+        stop = left.amin(1) if len(stops) else torch.ones_like(done)
+        cut = done + step >= stop
+        h = torch.where(cut, stop - done, step) * going
         new = moved_by(h)
         nfe += len(A)
         with torch.no_grad():
             error = error_of(new, y, rtol, atol, size)
             good = going & (error <= 1)
-            step = torch.where(going, (h * growth(error)).clamp(max=1.0), step)
+            longer = (h * growth(error)).clamp(max=1.0)
+            longer = torch.where(cut & good, torch.maximum(longer, step), longer)
+            step = torch.where(going, longer, step)
             if not partial and bool((going & ~good & (step < 1e-14)).any()):
                 raise ArithmeticError(
                     f"the step fell below the resolution of time at t = "
                     f"{float(at(done)[going & ~good][0]):.4g}: the field is not finite there or "
                     "too stiff; raise rtol or atol, or end at a larger time"
                 )
-            reached = torch.where(good, torch.where(last, 1.0, done + h), done)
+            reached = torch.where(good, torch.where(cut, stop, done + h), done)
             accepted, rejected = accepted + good, rejected + (going & ~good)
             keep = good.reshape(-1, *[1] * (y.ndim - 1))
-            rounding = torch.finfo(y.dtype).eps * new.y.abs()
-            total = torch.where(keep, total + new.defect.abs() + rounding, total)
+            if told is None:
+                part = new.defect.abs() + torch.finfo(y.dtype).eps * new.y.abs()
+                total = torch.where(keep, total + part, total)
+            else:
+                part = told(new, at(done + h)).abs()
+                total = torch.where(good.unsqueeze(1), total + part, total)
         if new.slope.requires_grad and bool((going & ~good).any()):
             # what was refused may have overflowed, and 0 · ∞ spoils derivatives: omit it
             new, nfe = moved_by(h * good), nfe + len(A)

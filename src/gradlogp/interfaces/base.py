@@ -38,6 +38,10 @@ STEPS = 32
 IN_FLOAT64 = 2
 """How many times as long an evaluation takes in float64, about."""
 
+PARTS = (1.0, 0.9, 0.75, 0.5, 0.25)
+"""Parts of a correction that are tried until one is better than none: of a network that memorises, a
+single row in a hundred can make the whole worse by far, and a part of it not."""
+
 EXACT = 32
 """Entries of an event up to which that comparison takes the exact divergence."""
 
@@ -46,13 +50,17 @@ class Correction(NamedTuple):
     """The gain of the learned correction in held-out nats over the base, and whether it is kept.
 
     It is measured on rows that also chose the weights and the share, so it is slightly optimistic.
+    If the whole makes the likelihood worse, the gain is that of the largest of `PARTS` that does not,
+    or of the smallest.
     """
 
     gain: Estimate
     kept: bool
+    part: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.gain} nats above the base, {'kept' if self.kept else 'left out'}"
+        kept = "kept" if self.part == 1 else f"{self.part:g} of it kept"
+        return f"{self.gain} nats above the base, {kept if self.kept else 'left out'}"
 
 
 def held_out_rows(n: int, fraction: float | None) -> int:
@@ -168,7 +176,10 @@ class Judge:
         self.found: Correction | None = None
 
     def evaluations(self, model: ScoreModel) -> int:
-        """Return about how many rows a network is asked for; a derivative takes as long as a value."""
+        """Return about how many rows a network is asked for; a derivative takes as long as a value.
+
+        That is if the whole correction is better than none: else its parts are tried as well.
+        """
         if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
             return 0
         d = self.x[0].numel()
@@ -177,7 +188,7 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel) -> None:
-        """Judge a model; its share becomes 0 where the base is better."""
+        """Judge a model; its share becomes a part of it, or 0, where the base is better."""
         if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
             return
         if not bool(model.base.share.any()):  # they are the same
@@ -189,13 +200,18 @@ class Judge:
         # not 0: both paths are to end at the same time, so that what they have in common cancels
         base.base.share *= 1e-30
         base.network = _Silent()
-        try:
-            gain = mean_and_error(self._nats(ours) - self._nats(base))
-        except ArithmeticError:  # no number at all
-            gain = Estimate(float("-inf"), float("nan"))
-        self.found = Correction(gain, gain.value > 0)
-        if not self.found.kept:
-            model.base.share.zero_()
+        assert ours.base is not None
+        share = ours.base.share.clone()
+        for part in PARTS:
+            ours.base.share.copy_(part * share)
+            try:
+                gain = mean_and_error(self._nats(ours) - self._nats(base))
+            except ArithmeticError:  # no number at all
+                gain = Estimate(float("-inf"), float("nan"))
+            self.found = Correction(gain, gain.value > 0, part)
+            if self.found.kept:
+                break
+        model.base.share.mul_(part if gain.value > 0 else 0.0)
 
     def _nats(self, model: ScoreModel) -> Tensor:
         score: NoisyScore = model if self.condition is None else model.given(self.condition)

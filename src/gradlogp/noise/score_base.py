@@ -47,6 +47,9 @@ class ScoreBase:
     """The least time at which samples can start and likelihoods end: 1, or that from which on `law`
     is known in closed form."""
 
+    kinks: Sequence[float] = ()
+    """Times at which derivatives of the score jump, which solvers with steps of their own stop at."""
+
     fixed_dtype = False
     """Whether states must have the dtype and device of `like`, as weights ask for."""
 

@@ -221,6 +221,11 @@ class ConditionedScore(ScoreWrapper):
         """That of the model, whose base is the same for all conditions."""
         return float(self.score.start)
 
+    @property
+    def kinks(self) -> Sequence[float]:  # type: ignore[override]
+        """Those of the model."""
+        return getattr(self.score, "kinks", ())
+
     def law(self, t: Tensor) -> Analytic | None:
         """Return the law of z_t where it is that of the base, for all conditions."""
         law: Analytic | None = self.score.law(t)

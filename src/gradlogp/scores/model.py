@@ -253,13 +253,17 @@ class ScoreModel(ScoreBase, nn.Module):
     @property
     def start(self) -> float:  # type: ignore[override]
         """The least time from which on the model is its base alone, of which the law is known; or 1."""
-        base, std = self.base, self._spread(self.z_std)
-        return 1.0 if base is None else min(1.0, base.alone_from(self.schedule, std))
+        at = self.schedule, self._spread(self.z_std)
+        return 1.0 if self.base is None else min(1.0, self.base.alone_from(*at))
+
+    @property
+    def kinks(self) -> list[float]:  # type: ignore[override]
+        """The times at which the slope of the share of a correction jumps."""
+        return self.base.kinks(self.schedule, self._spread(self.z_std)) if self.base else []
 
     def law(self, t: Tensor) -> Noised | None:
         """Return the law of z_t where it is that of the base, so that nothing is learned."""
-        base, std = self.base, self._spread(self.z_std)
-        return None if base is None else base.law(t, self.schedule, std)
+        return self.base.law(t, self.schedule, self._spread(self.z_std)) if self.base else None
 
     def _noise_input(self, t: Tensor) -> Tensor:
         """Return what the network is given of a time: −λ/8, in the shape of t."""
@@ -319,15 +323,12 @@ class ScoreModel(ScoreBase, nn.Module):
 
     def _without(self, z: Tensor) -> Tensor | None:
         """Return the null condition for each row of z; None for a model without conditions."""
-        if self.condition is None:
-            return None
-        return self.condition.null(len(z), z)
+        return None if self.condition is None else self.condition.null(len(z), z)
 
     def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.base is None:
             return None
-        frame = self._frame(z, t)
-        return self.base.known_mean(z, *frame.flat_levels(), frame.coordinate)
+        return self.base.known_mean(z, *(f := self._frame(z, t)).flat_levels(), f.coordinate)
 
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)

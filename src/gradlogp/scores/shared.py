@@ -80,6 +80,17 @@ class Shared(nn.Module):
             return math.inf
         return time_from(schedule, low + (high - low) * first / last, std)
 
+    def kinks(self, schedule: Schedule, std: Tensor) -> list[float]:
+        """Return the times at which the slope of the share jumps, of a schedule without steps."""
+        share = self.share.double().reshape(len(self.share), -1)
+        low, high = self.span.double().tolist()
+        ends = torch.zeros_like(share[:1])
+        slopes = torch.cat([ends, share.diff(dim=0), ends])
+        jumps = (slopes.diff(dim=0).abs() > 1e-6).any(1).nonzero()[:, 0].tolist()
+        last = len(share) - 1
+        times = [time_from(schedule, low + (high - low) * i / last, std) for i in jumps]
+        return [t for t in times if t < 1]
+
     def law(self, t: Tensor, schedule: Schedule, std: Tensor) -> Noised | None:
         """Return the law of z_t from `alone_from` on, and None before."""
         if bool((t < self.alone_from(schedule, std)).any()):
