@@ -11,7 +11,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.learn import TrainingSettings, checkpoint
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels")
 QUICK = ("--steps", "3", "--width", "8", "--depth", "1", "--batch-size", "16", "--quiet", "--json")
 SCHEDULES = {
     "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine, "rectified": Rectified,

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from few_support import at_few_levels
 from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels", "bare_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,7 @@ def folder(tmp_path_factory):
     np.save(path / "data.npy", x.astype(np.float32))
     np.save(path / "one.npy", (10.0 * left[0, 0] * np.ones((8, 1))).astype(np.float32))
     arguments = ["--steps", "25", "--quiet", "--batch-size", "32"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+    with at_few_levels():
         assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
     return path
 

@@ -179,7 +179,7 @@ def test_classes_are_drawn_as_often_as_they_are(tmp_path):
     assert np.isfinite(free).all()
 
 
-def test_the_command_line_has_conditions(tmp_path, capsys, few_steps):
+def test_the_command_line_has_conditions(tmp_path, capsys, few_levels):
     """Columns to condition on, values for all or in a file, and rows that say what they are of."""
     torch.set_default_dtype(torch.float32)
     g = np.random.default_rng(0)

@@ -25,7 +25,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures, few_steps):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, bare_pictures, few_levels):
     few = {"sample_levels": lambda model: 16}
     for demo, small in {
         demos.digits: {"GENERATED": 100},

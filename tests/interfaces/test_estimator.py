@@ -21,7 +21,7 @@ from gradlogp.scores.exact import ExactScore
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 
 
-@pytest.mark.usefixtures("few_steps")
+@pytest.mark.usefixtures("few_levels")
 @parametrize_with_checks(
     [glp.ScoreEstimator(max_iter=3, n_likelihood_steps=4, width=8, random_state=0)]
 )
@@ -97,7 +97,7 @@ def test_save_and_load(fitted, tmp_path):
         glp.ScoreEstimator.load(tmp_path / "nothing")
 
 
-def test_settings_are_those_of_training(few_steps, tmp_path):
+def test_settings_are_those_of_training(few_levels, tmp_path):
     """A parameter wins over `settings`, and these over the defaults; all of it is stored."""
     x = LAW.sample(60, generator=torch.Generator().manual_seed(0)).numpy()
     settings = glp.TrainingSettings(steps=4, batch_size=7, clip=2.0, ema_half_lives=(3.0,))
@@ -141,14 +141,14 @@ def test_no_default_of_training_is_declared_twice(face):
     assert parameters["settings"].default in (None, glp.TrainingSettings())
 
 
-def test_tensors_in_tensors_out(few_steps):
+def test_tensors_in_tensors_out(few_levels):
     x = LAW.sample(100, generator=torch.Generator().manual_seed(0))
     estimator = glp.ScoreEstimator(max_iter=3, random_state=0).fit(x)
     assert isinstance(estimator.sample(4), torch.Tensor)
     assert isinstance(estimator.grad_log_prob(x[:3]), torch.Tensor)
 
 
-def test_large_data_on_disk_are_learned_from_as_small_ones_are(few_steps, monkeypatch, tmp_path):
+def test_large_data_on_disk_are_learned_from_as_small_ones_are(few_levels, monkeypatch, tmp_path):
     """Batch by batch, the same rows in the same order; noise levels from a part of them."""
     x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
     np.save(tmp_path / "x.npy", x)
@@ -182,7 +182,7 @@ def test_classes():
         estimator.score_samples(x[:3])
 
 
-def test_interrupted_and_resumed_is_unbroken(few_steps, tmp_path):
+def test_interrupted_and_resumed_is_unbroken(few_levels, tmp_path):
     x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
     make = lambda **k: glp.ScoreEstimator(max_iter=12, width=16, random_state=5, **k)
     whole = make().fit(x)
@@ -247,7 +247,7 @@ def test_what_cannot_be_trained_on_or_with(as_user):
         ScoreEstimator().fit(torch.zeros(20, 2, device="meta"))
 
 
-def test_ten_lines(few_steps):
+def test_ten_lines(few_levels):
     """Train, sample and evaluate in at most ten lines."""
     program = """
 import gradlogp as glp
@@ -307,7 +307,7 @@ def test_copies_of_a_row_are_as_many_as_its_weight_says(generator):
     assert torch.bincount(repeated(whole)).tolist() == [3, 0, 2, 1]
 
 
-def test_weights_of_classes_and_weights_that_cannot_be(few_steps):
+def test_weights_of_classes_and_weights_that_cannot_be(few_levels):
     x = np.random.default_rng(0).normal(size=(80, 2))
     y = np.repeat(["a", "b"], 40)
     weight = np.where(y == "a", 1.0, 0.0)

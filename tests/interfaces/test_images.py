@@ -85,7 +85,7 @@ def test_the_field_of_a_sequence_at_its_ends_and_in_its_middle():
         assert ((alone - exact).square().mean() / exact.square().mean()) > 0.2
 
 
-def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys, few_steps):
+def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys, few_levels):
     """Odd sides; other sizes are refused, resized when asked, and for a model that knows its own."""
     rng = np.random.default_rng(0)
     (tmp_path / "mixed").mkdir()

@@ -12,7 +12,7 @@ import gradlogp as glp
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables.given import score_of
 
-pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "few_levels")
 
 N, RHO = 1500, 0.8
 QUICK = {"max_iter": 80, "width": 32, "depth": 2, "random_state": 0}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_support import at_few_levels
 from sklearn.datasets import load_wine
 from support import seeded
 
@@ -155,9 +156,7 @@ def test_the_bound_on_the_probability_of_a_level_is_tight():
 def fitted():
     steps = {"n_sample_steps": 16, "n_likelihood_steps": 8}
     estimator = glp.ScoreEstimator(max_iter=30, width=32, random_state=0, **steps)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
-        patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
+    with at_few_levels():
         return TableEstimator(estimator).fit(table())
 
 
@@ -177,7 +176,7 @@ def test_the_same_schema_comes_out(fitted):
     assert not new.equals(fitted.sample(300, random_state=5))
 
 
-def test_saved_and_loaded(fitted, few_steps, tmp_path):
+def test_saved_and_loaded(fitted, few_levels, tmp_path):
     fitted.save(tmp_path / "m")
     loaded = TableEstimator.load(tmp_path / "m")
     assert loaded.columns_ == fitted.columns_
@@ -211,7 +210,7 @@ def test_a_likelihood_for_every_row(fitted):
         fitted.score_samples(table().head(3).assign(month=14))
 
 
-def test_heavy_tails_keep_their_quantiles(few_steps):
+def test_heavy_tails_keep_their_quantiles(few_levels):
     """exp(2N): quartiles within 10 %, no negative value."""
     z = np.random.default_rng(0).normal(size=2000)
     frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
@@ -268,7 +267,7 @@ def test_texts_that_look_like_states_are_texts():
     pd.testing.assert_series_equal(decode(column, z, seeded()), frame["a"])
 
 
-def test_what_can_be_overridden_and_what_cannot(few_steps):
+def test_what_can_be_overridden_and_what_cannot(few_levels):
     frame = table(60)[["age", "month", "city", "name"]]
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, n_sample_steps=8), drop=["name"],
                            kinds={"month": "category"})  # fmt: skip
@@ -365,7 +364,7 @@ def test_every_row_has_holes_of_its_own(fitted):
         model.impute(frame.drop(columns="age"))
 
 
-def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
+def test_a_density_where_a_hole_says_nothing(few_levels, tmp_path):
     """Columns without holes when learned: log p of the cells that are there, of a correlated law."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1500, 2))
@@ -391,7 +390,7 @@ def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
         plain.score_samples(pd.DataFrame({"a": [np.nan], "b": [1.0]}))
 
 
-def test_the_command_fills_a_file(few_steps, tmp_path, capsys):
+def test_the_command_fills_a_file(few_levels, tmp_path, capsys):
     frame = table(60)[["age", "rain", "city", "visits", "dose"]]
     estimator = glp.ScoreEstimator(max_iter=5, width=8, depth=1, random_state=0, n_sample_steps=4)
     TableEstimator(estimator).fit(frame).save(tmp_path / "m")
@@ -411,7 +410,7 @@ def test_the_command_fills_a_file(few_steps, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 3
 
 
-def test_weights_of_rows_are_those_of_levels_and_names(few_steps):
+def test_weights_of_rows_are_those_of_levels_and_names(few_levels):
     """Rows of weight 0 are not there; frequencies of what is drawn as seen are weighted."""
     n = 300
     frame = pd.DataFrame({
@@ -495,7 +494,7 @@ def test_numbers_drawn_by_a_network_that_knows_nothing_are_finite():
     assert back.max() <= 11 * heavy.max()
 
 
-def test_columns_without_a_value_come_back_without(few_steps):
+def test_columns_without_a_value_come_back_without(few_levels):
     frame = pd.DataFrame({"a": [None] * 40, "b": np.arange(40.0), "c": [np.nan] * 40})
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, random_state=0)).fit(frame)
     new = found.sample(10)
@@ -504,7 +503,7 @@ def test_columns_without_a_value_come_back_without(few_steps):
     assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
 
 
-def test_holes_where_there_were_none(few_steps):
+def test_holes_where_there_were_none(few_levels):
     """pandas makes floats of integers with holes; a row without known cells carries no information."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({
