@@ -75,6 +75,7 @@ def quick_pictures(coarse_pictures, monkeypatch):
 def bare_pictures(quick_pictures, monkeypatch):
     """Likewise, and draw no axes, which is most of the work."""
     monkeypatch.setattr("matplotlib.axis.Axis.draw", lambda axis, renderer: None)
+    monkeypatch.setattr("matplotlib.axis.Axis.get_tightbbox", lambda axis, *_, **__: None)
 
 
 @pytest.fixture

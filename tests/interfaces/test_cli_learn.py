@@ -122,7 +122,7 @@ def test_classes_go_by_their_names(tmp_path, capsys):
     both.write_text("a,b,c\n" + "\n".join(rows + pears) + "\n")
     only.write_text("a,b,c\n" + "\n".join(pears) + "\n")
     model = tmp_path / "m"
-    quick = ["--steps", "150", "--width", "16", "--quiet"]
+    quick = ["--steps", "80", "--learning-rate", "0.01", "--width", "16", "--quiet"]
     assert main(["fit", str(both), "--label", "c", "--out", str(model), *quick]) == 0
     capsys.readouterr()
     found = {}

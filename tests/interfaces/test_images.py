@@ -34,7 +34,7 @@ def test_shapes_that_may_be_two_things(shape, convert):
 
 
 @pytest.mark.parametrize("event", [(1, 7, 5), (3, 16), (2, 1, 9)])
-def test_images_of_any_sides_and_sequences_are_learned_by_a_unet(event):
+def test_images_of_any_sides_and_sequences_are_learned_by_a_unet(event, few_levels):
     x = np.random.default_rng(0).normal(size=(40, *event)).astype(np.float32)
     estimator = glp.ScoreEstimator(**QUICK).fit(x)
     assert isinstance(estimator.model_.network, glp.UNet)

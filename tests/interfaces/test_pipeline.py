@@ -57,7 +57,7 @@ def test_the_estimator_denoises_by_the_posterior_mean(generator):
         estimator.denoise(MEAN + STD * z, 100.0)
 
 
-def test_float64_far_from_zero_keeps_its_digits(as_user):
+def test_float64_far_from_zero_keeps_its_digits(as_user, few_levels):
     """Nothing is cast before it is centred, and what is drawn is decoded in float64."""
     g = torch.Generator().manual_seed(0)
     unit = torch.randn(600, 2, generator=g)
