@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
     table = [str(path / "points.csv"), "--out", str(path / "table"), "--label", "side"]
     with at_few_levels():
         assert main(["fit", *table, "--width", "4", *quick]) == 0
-        assert main(["fit", str(path / "images.npy"), "--out", str(path / "pictures"), *quick]) == 0
+        assert (
+            main(["fit", str(path / "images.npy"), "--out", str(path / "pictures"), *quick]) == 0
+        )
     return path
 
 

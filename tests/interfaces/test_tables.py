@@ -307,7 +307,9 @@ def correlated():
     x = rng.normal(size=(2000, 2))
     x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
     frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
-    estimator = glp.ScoreEstimator(max_iter=150, width=32, depth=2, learning_rate=0.005, random_state=0)
+    estimator = glp.ScoreEstimator(
+        max_iter=150, width=32, depth=2, learning_rate=0.005, random_state=0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**14)
         return TableEstimator(estimator).fit(frame), frame

@@ -159,14 +159,14 @@ def fail(theme):
     return draw(theme)
 
 
-def test_a_figure_that_fails_leaves_nothing(tmp_path):
+def test_a_figure_that_fails_leaves_nothing(tmp_path, bare_pictures):
     sections = [Section("a", figures=(("one", "c", draw), ("two", "c", fail)))]
     with pytest.raises(RuntimeError, match="no dark today"):
         write(tmp_path / "report", "t", "l", sections, {})
     assert not (tmp_path / "report").exists()
 
 
-def test_a_figure_that_fails_leaves_the_former_report(tmp_path):
+def test_a_figure_that_fails_leaves_the_former_report(tmp_path, bare_pictures):
     old = write(tmp_path, "old", "l", [], {}).read_text()
     with pytest.raises(RuntimeError):
         write(tmp_path, "new", "l", [Section("a", figures=(("one", "c", fail),))], {})
