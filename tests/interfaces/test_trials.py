@@ -119,7 +119,7 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(monkeypatch, tmp_path)
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
     monkeypatch.setattr(trials, "APART", -300)  # which would leave too little of so short a time
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
-    how = glp.TrainingSettings(minutes=0.3, batch_size=32)
+    how = glp.TrainingSettings(minutes=0.25, batch_size=32)
     options = {"settings": how, "width": 8, "random_state": 0}
     seen = []
     whole = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
@@ -131,7 +131,7 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(monkeypatch, tmp_path)
             glp.ScoreEstimator(callback=stop_at(stop), **made).fit(x)
         run = glp.learn.checkpoint.read_run(tmp_path / str(stop))
         assert run["step"] == max(stop, 20)
-        assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.3, len(seen))
+        assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.25, len(seen))
         with monkeypatch.context() as patch:
             patch.setattr(trials, "choose", None)
             rest = glp.ScoreEstimator(resume=True, **made).fit(x)
