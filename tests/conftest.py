@@ -7,6 +7,7 @@ import zlib
 import pytest
 import torch
 import typed
+from few_support import at_few_levels
 
 os.environ.pop("COLUMNS", None)  # the width of the terminal in which tests are run
 typed.install()
@@ -71,6 +72,13 @@ def quick_pictures(coarse_pictures, monkeypatch):
 
 
 @pytest.fixture
+def bare_pictures(quick_pictures, monkeypatch):
+    """Likewise, and draw no axes, which is most of the work."""
+    monkeypatch.setattr("matplotlib.axis.Axis.draw", lambda axis, renderer: None)
+    monkeypatch.setattr("matplotlib.axis.Axis.get_tightbbox", lambda axis, *_, **__: None)
+
+
+@pytest.fixture
 def few_steps(monkeypatch):
     """Measure no steps, and shares roughly, where only their being there is looked at."""
     monkeypatch.setattr("gradlogp.interfaces.pipeline.sample_levels", lambda model: 16)
@@ -79,6 +87,13 @@ def few_steps(monkeypatch):
     monkeypatch.setattr("gradlogp.interfaces.base.ROWS", 64)
     monkeypatch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
     monkeypatch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+
+
+@pytest.fixture
+def few_levels(few_steps):
+    """Likewise, and have shares at few noise levels."""
+    with at_few_levels():
+        yield
 
 
 @pytest.fixture

@@ -141,6 +141,12 @@ def fixtures() -> frozenset[str]:
     return frozenset(definitions(TESTS / "conftest.py"))
 
 
+@cache
+def of_tests(file: Path) -> bool:
+    """Return whether a file is one of the tests."""
+    return TESTS in file.parents
+
+
 def resolve(file: Path, words: Iterable[str]) -> Place | None:
     """Return the definition that a name in a file means."""
     first, *rest = words
@@ -150,7 +156,7 @@ def resolve(file: Path, words: Iterable[str]) -> Place | None:
     if isinstance(bound, str):
         return locate(".".join([bound, *rest]))
     shared = TESTS / "conftest.py"
-    return bound or ((shared, first) if first in fixtures() and TESTS in file.parents else None)
+    return bound or ((shared, first) if first in fixtures() and of_tests(file) else None)
 
 
 def discovered(file: Path, node: ast.AST) -> set[Place]:
@@ -234,7 +240,7 @@ def tests() -> Iterator[tuple[str, set[Place]]]:
     for file in sorted(TESTS.glob("*/test_*.py")):
         for name in definitions(file):
             if name.startswith("test_"):
-                found = reach([(file, name)], lambda place: TESTS in place[0].parents)
+                found = reach([(file, name)], lambda place: of_tests(place[0]))
                 yield f"{file.relative_to(TESTS)}::{name}", found
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from attempts import attempt, complaints
+from few_support import at_few_levels
 from PIL import Image
 
 from gradlogp.interfaces.cli.main import app
 
 pytestmark = [
-    pytest.mark.usefixtures("as_user", "float32", "few_steps"), pytest.mark.timeout(0),
+    pytest.mark.usefixtures("as_user", "float32", "few_levels"), pytest.mark.timeout(0),
 ]  # fmt: skip
 
 SEED = int(os.environ.get("SEED", "0"))
@@ -126,7 +127,8 @@ def folder(tmp_path_factory):
         ("whole", "table.csv", "--width", "4"),
         ("given", "points.csv", "--condition", "b", "--width", "4"),
     ):  # fmt: skip
-        done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)
+        with at_few_levels():
+            done = attempt("fit", at / data, "--out", at / name, "--steps", "2", "--quiet", *more)
         assert done.code == 0, done
     return root
 

@@ -55,7 +55,7 @@ def walk(paths, few=None):
     return wrong, n
 
 
-pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "few_levels")
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,14 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from few_support import at_few_levels
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.cli.common import Method
 from gradlogp.interfaces.cli.langevin import KernelName, makers
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels", "bare_pictures")
 
 
 def call(capsys, *arguments):
@@ -42,6 +43,13 @@ def refuse(capsys, code, *arguments, says):
     return lines[0]
 
 
+@pytest.fixture
+def short_paths(monkeypatch):
+    """Starts of chains that are looked for on few paths, at few points."""
+    monkeypatch.setattr("gradlogp.langevin.tuning.start.N_PATHS", 2)
+    monkeypatch.setattr("gradlogp.langevin.tuning.start.POINTS", 4)
+
+
 @pytest.fixture(scope="module")
 def points(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "points.csv"
@@ -56,7 +64,8 @@ def points(tmp_path_factory):
 def checkpoint(points, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "model"
     quick = ["--steps", "30", "--width", "16", "--quiet", "--no-table"]
-    assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
+    with at_few_levels():
+        assert main(["fit", str(points), "--out", str(out), "--columns", "a,b", *quick]) == 0
     return out
 
 
@@ -184,7 +193,7 @@ def test_info_of_everything(checkpoint, points, capsys):
 
 
 def test_classes(points, tmp_path, capsys):
-    quick = ("--label", "side", "--columns", "a,b", "--steps", 60, "--width", 32, "--quiet")
+    quick = ("--label", "side", "--columns", "a,b", "--steps", 40, "--width", 32, "--quiet")
     assert call(capsys, "fit", points, "--out", tmp_path / "m", *quick)[0] == 0
     code, out, _ = call(capsys, "sample", tmp_path / "m", "--class", "left", "--n", 50)
     first = np.array([float(line.split(",")[0]) for line in out.strip().splitlines()])
@@ -249,18 +258,20 @@ def test_failure_is_one(checkpoint, points, tmp_path, capsys):
 def test_options_from_a_file(points, tmp_path, capsys):
     config = tmp_path / "run.toml"
     config.write_text('[fit]\nsteps = 11\nwidth = 8\ncolumns = "a,b"\nquiet = true\njson = true\n')
-    code, out, _ = call(capsys, "--config", config, "fit", points, "--out", tmp_path / "m")
+    fit = ("fit", points, "--no-table")
+    code, out, _ = call(capsys, "--config", config, *fit, "--out", tmp_path / "m")
     assert code == 0
     assert json.loads(out)["steps"] == 11
     # what is typed wins over the file
-    again = ("fit", points, "--out", tmp_path / "n", "--steps", 3)
+    again = (*fit, "--out", tmp_path / "n", "--steps", 3)
     assert json.loads(call(capsys, "--config", config, *again)[1])["steps"] == 3
     config.write_text("[fit]\nstepz = 11\n")
     refuse(capsys, 2, "--config", config, "fit", points, "--out", tmp_path / "o", says="stepz")
 
 
 SAVING_OFTEN = (
-    "import sys; from gradlogp.learn.training import fit; "
+    "import sys; from gradlogp.scores import shared; shared.LEVELS = 4; "  # as in this process
+    "from gradlogp.learn.training import fit; "
     "fit.__kwdefaults__['checkpoint_every'] = 5; "
     "from gradlogp.interfaces.cli import main; sys.exit(main(sys.argv[1:]))"
 )
@@ -270,7 +281,7 @@ def test_interrupt_saves_and_resume_goes_on(points, tmp_path):
     """A real Ctrl-C on a real process: 130, a checkpoint, and the same model as unbroken."""
     common = [
         sys.executable, "-c", SAVING_OFTEN, "fit", str(points), "--columns", "a,b",
-        "--steps", "120", "--width", "8", "--no-table", "--quiet", "--out",
+        "--steps", "120", "--width", "8", "--base", "gaussian", "--no-table", "--quiet", "--out",
     ]  # fmt: skip
     out = tmp_path / "run"
     said = tmp_path / "said"
@@ -347,7 +358,7 @@ def test_verify_exits_1_on_a_failure(capsys, monkeypatch):
 # ---------------------------------------------------------------------------- sample --target
 
 
-def test_targets_are_listed_and_each_can_be_sampled(capsys):
+def test_targets_are_listed_and_each_can_be_sampled(capsys, short_paths):
     code, out, _ = call(capsys, "targets", "--json")
     assert code == 0
     rows = json.loads(out)
@@ -381,7 +392,7 @@ def test_sampling_a_target_prints_a_verdict_and_writes(capsys, tmp_path):
     assert np.abs(means - [0.7, -1.2]).max() < 0.15
     assert out_file.with_suffix(".png").stat().st_size > 10_000
     code, out, _ = call(
-        capsys, "sample", "--target", "gaussian", "--draws", "300", "--warmup", "20", "--json",
+        capsys, "sample", "--target", "gaussian", "--draws", "100", "--warmup", "20", "--json",
         "--quiet", "--kernel", "mala", "--step-size", "0.3", "--chains", "6", "--spread", "0.5",
     )  # fmt: skip
     found = json.loads(out)
@@ -409,14 +420,15 @@ def test_a_verdict_that_is_not_ok_exits_1_and_the_draws_are_there(capsys, tmp_pa
     assert np.load(out_file).shape == (4, 100, 2)
     assert out_file.with_suffix(".png").stat().st_size > 10_000
     assert "Traceback" not in err
-    one = call(capsys, "sample", "--target", "gaussian", "--chains", "1", *few[2:], "--quiet")
+    few = ["--chains", "1", "--draws", "20", "--warmup", "20"]
+    one = call(capsys, "sample", "--target", "gaussian", *few, "--quiet")
     assert one[0] == 1
     assert "one chain cannot show what it has missed" in one[1]
 
 
 @pytest.mark.parametrize("kernel", get_args(KernelName))
-def test_every_kernel_samples_a_target(capsys, kernel):
-    few = ["--draws", "8", "--warmup", "20", "--kernel", kernel, "--json", "--quiet"]
+def test_every_kernel_samples_a_target(capsys, short_paths, kernel):
+    few = ["--draws", "4", "--warmup", "10", "--kernel", kernel, "--json", "--quiet"]
     for extra in ([], ["--step-size", "0.2"]):
         code, out, err = call(capsys, "sample", "--target", "gaussian", *few, *extra)
         assert code in (0, 1)
@@ -435,7 +447,7 @@ def test_sampling_a_function_of_a_file_and_a_checkpoint(capsys, tmp_path, checkp
         "    def score(self, x):\n        return -x\nonly_score = Score()\n"
     )
     where = f"{source}:log_prob"
-    few = ["--draws", "40", "--warmup", "50", "--chains", "5", "--quiet"]
+    few = ["--draws", "20", "--warmup", "20", "--chains", "5", "--quiet"]
     code, out, _ = call(capsys, "sample", "--target", where, "--dim", "3", *few)
     assert code in (0, 1)
     assert "x[2]" in out
@@ -458,7 +470,7 @@ def test_named_parameters_of_a_file_need_no_dim(capsys, tmp_path):
         "def f(rate, shift):\n    return rate.log() - rate - shift.square().sum(1) / 2\n"
         "target = glp.as_target(log_prob=f, parameters={'rate': constraints.positive, 'shift': (1,)})\n"
     )
-    few = ["--draws", "500", "--warmup", "300", "--quiet"]
+    few = ["--draws", "250", "--warmup", "150", "--quiet"]
     code, out, _ = call(capsys, "sample", "--target", f"{source}:target", *few, "--out", out_file)
     assert code == 0
     assert "\nrate " in out
@@ -541,7 +553,7 @@ def test_an_interrupt_before_the_first_draw(capsys, monkeypatch, tmp_path):
     assert not out.exists()
 
 
-def test_the_stages_of_a_run_are_said(capsys, monkeypatch):
+def test_the_stages_of_a_run_are_said(capsys, monkeypatch, short_paths):
     """Finding a start, the warm-up, the draws: what the bar is shown."""
     from gradlogp.show import progress
 

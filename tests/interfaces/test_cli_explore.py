@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from few_support import at_few_levels
 from support import read_page
 
 import gradlogp as glp
@@ -15,14 +16,14 @@ from gradlogp.interfaces.cli.explore import moons
 from gradlogp.learn.data import toy
 from gradlogp.show import planes
 
-pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "few_levels")
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planes, "NODES", 96)  # a quarter of the work
+    monkeypatch.setattr(planes, "NODES", 64)  # a ninth of the work
     return tmp_path
 
 
@@ -113,7 +114,8 @@ def model(tmp_path_factory):
     x = rng.normal(size=(60, 2)) * [1, 7] + [0, 100]
     (at / "x.csv").write_text("\n".join(["left,right", *(f"{a},{b}" for a, b in x)]))
     quick = ["--steps", "2", "--width", "4", "--quiet", "--no-table"]
-    assert main(["fit", str(at / "x.csv"), "--out", str(at / "model"), *quick]) == 0
+    with at_few_levels():
+        assert main(["fit", str(at / "x.csv"), "--out", str(at / "model"), *quick]) == 0
     return at / "model"
 
 

@@ -11,7 +11,7 @@ from gradlogp.interfaces.cli import main
 from gradlogp.learn import TrainingSettings, checkpoint
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Rectified, SubVP
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels")
 QUICK = ("--steps", "3", "--width", "8", "--depth", "1", "--batch-size", "16", "--quiet", "--json")
 SCHEDULES = {
     "ve": VE, "edm": EDM, "vp": VP, "sub-vp": SubVP, "cosine": Cosine, "rectified": Rectified,
@@ -122,7 +122,7 @@ def test_classes_go_by_their_names(tmp_path, capsys):
     both.write_text("a,b,c\n" + "\n".join(rows + pears) + "\n")
     only.write_text("a,b,c\n" + "\n".join(pears) + "\n")
     model = tmp_path / "m"
-    quick = ["--steps", "150", "--width", "16", "--quiet"]
+    quick = ["--steps", "80", "--learning-rate", "0.01", "--width", "16", "--quiet"]
     assert main(["fit", str(both), "--label", "c", "--out", str(model), *quick]) == 0
     capsys.readouterr()
     found = {}

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from few_support import at_few_levels
 from PIL import Image
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels", "bare_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,14 @@ def folder(tmp_path_factory):
     torch.set_default_dtype(torch.float32)
     path = tmp_path_factory.mktemp("restore")
     rng = np.random.default_rng(0)
-    level = rng.normal(10.0, 2.0, (400, 1, 1, 1))
-    side = rng.integers(0, 2, (400, 1, 1, 1))
+    level = rng.normal(10.0, 2.0, (200, 1, 1, 1))
+    side = rng.integers(0, 2, (200, 1, 1, 1))
     left = (np.arange(8) < 4)[None, None, None, :]
-    x = level * np.where(side == 1, left, ~left) + rng.normal(0, 0.3, (400, 1, 8, 8))
+    x = level * np.where(side == 1, left, ~left) + rng.normal(0, 0.3, (200, 1, 8, 8))
     np.save(path / "data.npy", x.astype(np.float32))
     np.save(path / "one.npy", (10.0 * left[0, 0] * np.ones((8, 1))).astype(np.float32))
-    arguments = ["--steps", "50", "--quiet", "--batch-size", "32"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+    arguments = ["--steps", "25", "--quiet", "--batch-size", "32"]
+    with at_few_levels():
         assert main(["fit", str(path / "data.npy"), "--out", str(path / "model"), *arguments]) == 0
     return path
 
@@ -35,7 +35,7 @@ def restore(capsys, folder, *arguments, image="one.npy"):
     out = folder / "restored.png"
     code = main([
         "restore", str(folder / "model"), "--image", str(folder / image), "--out", str(out),
-        "--steps", "16", "--n", "4", "--quiet", "--force", *map(str, arguments),
+        "--steps", "12", "--n", "4", "--quiet", "--force", *map(str, arguments),
     ])  # fmt: skip
     return code, *capsys.readouterr(), out
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_support import at_few_levels
 
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables import TableEstimator
 from gradlogp.learn import checkpoint
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps", "quick_pictures")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels", "bare_pictures")
 QUICK = ("--steps", "30", "--width", "16", "--quiet")
 
 
@@ -36,8 +37,7 @@ def folder(tmp_path_factory):
     written = {"sep": ";", "decimal": ",", "index": False}
     people().to_csv(path / "real.csv", date_format="%d.%m.%Y", **written)
     people(60, 1).to_csv(path / "held.csv", date_format="%d.%m.%Y", **written)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
+    with at_few_levels():
         assert main(["fit", str(path / "real.csv"), "--out", str(path / "m"), *QUICK]) == 0
     return path
 

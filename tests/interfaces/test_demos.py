@@ -25,10 +25,10 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pictures, few_steps):
+def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, bare_pictures, few_levels):
     few = {"sample_levels": lambda model: 16}
     for demo, small in {
-        demos.digits: {"GENERATED": 100},
+        demos.digits: {"GENERATED": 40},
         demos.mnist: {"GENERATED": 40, "GUIDED": 20, "SCORED": 2, "CHANNELS": (8,),
                       "compare": lambda *_, **__: []},  # it takes seconds, and is tested with others
         demos.stars: {"GENERATED": 500, "HELD_OUT_SCORED": 50, "POINTS": 16, "LEVELS": 4,
@@ -43,7 +43,7 @@ def test_a_short_run_leaves_a_whole_report(name, tmp_path, monkeypatch, quick_pi
         monkeypatch.setattr(data, "load", lambda name: stars._replace(x=stars.x[::10]))
     if name == "digits":
         digits = data.load("digits")
-        some = digits._replace(x=digits.x[::3], labels=digits.labels[::3])
+        some = digits._replace(x=digits.x[::6], labels=digits.labels[::6])
         monkeypatch.setattr(data, "load", lambda name: some)
     result = getattr(demos, name).run(tmp_path / name, steps=3, quiet=True)
     assert result.report.read_text().startswith("<!doctype html>")

@@ -21,7 +21,7 @@ from gradlogp.scores.exact import ExactScore
 pytestmark = pytest.mark.usefixtures("as_user")  # scikit-learn passes values of every type
 
 
-@pytest.mark.usefixtures("few_steps")
+@pytest.mark.usefixtures("few_levels")
 @parametrize_with_checks(
     [glp.ScoreEstimator(max_iter=3, n_likelihood_steps=4, width=8, random_state=0)]
 )
@@ -34,9 +34,9 @@ LAW = glp.GaussianMixture([0.3, 0.7], [[-2.0, 10.0], [1.0, 12.0]], 0.5)
 
 @pytest.fixture(scope="module")
 def fitted():
-    x = LAW.sample(4000, generator=torch.Generator().manual_seed(0)).float()
+    x = LAW.sample(3000, generator=torch.Generator().manual_seed(0)).float()
     steps = {"n_sample_steps": 20, "n_likelihood_steps": 24}
-    estimator = glp.ScoreEstimator(max_iter=150, width=64, random_state=0, **steps)
+    estimator = glp.ScoreEstimator(max_iter=120, width=64, random_state=0, **steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**13)
         patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
@@ -97,7 +97,7 @@ def test_save_and_load(fitted, tmp_path):
         glp.ScoreEstimator.load(tmp_path / "nothing")
 
 
-def test_settings_are_those_of_training(few_steps, tmp_path):
+def test_settings_are_those_of_training(few_levels, tmp_path):
     """A parameter wins over `settings`, and these over the defaults; all of it is stored."""
     x = LAW.sample(60, generator=torch.Generator().manual_seed(0)).numpy()
     settings = glp.TrainingSettings(steps=4, batch_size=7, clip=2.0, ema_half_lives=(3.0,))
@@ -141,14 +141,14 @@ def test_no_default_of_training_is_declared_twice(face):
     assert parameters["settings"].default in (None, glp.TrainingSettings())
 
 
-def test_tensors_in_tensors_out(few_steps):
+def test_tensors_in_tensors_out(few_levels):
     x = LAW.sample(100, generator=torch.Generator().manual_seed(0))
     estimator = glp.ScoreEstimator(max_iter=3, random_state=0).fit(x)
     assert isinstance(estimator.sample(4), torch.Tensor)
     assert isinstance(estimator.grad_log_prob(x[:3]), torch.Tensor)
 
 
-def test_large_data_on_disk_are_learned_from_as_small_ones_are(few_steps, monkeypatch, tmp_path):
+def test_large_data_on_disk_are_learned_from_as_small_ones_are(few_levels, monkeypatch, tmp_path):
     """Batch by batch, the same rows in the same order; noise levels from a part of them."""
     x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
     np.save(tmp_path / "x.npy", x)
@@ -170,8 +170,8 @@ def test_classes():
     y = np.array(["left", "right"] * 1000)
     centre = torch.from_numpy(np.where(y == "left", -5.0, 5.0)).unsqueeze(1)
     x = (centre + torch.randn(2000, 2, generator=g)).numpy()
-    estimator = glp.ScoreEstimator(max_iter=100, width=32, condition="classes", random_state=0)
-    estimator.set_params(n_sample_steps=16).fit(x, y)
+    estimator = glp.ScoreEstimator(max_iter=50, width=32, condition="classes", random_state=0)
+    estimator.set_params(n_sample_steps=16, learning_rate=0.01).fit(x, y)
     left = estimator.sample(200, y=["left"] * 200)
     assert (left[:, 0] < 0).mean() > 0.95
     right = estimator.sample(200, y=["right"] * 200)
@@ -182,7 +182,7 @@ def test_classes():
         estimator.score_samples(x[:3])
 
 
-def test_interrupted_and_resumed_is_unbroken(few_steps, tmp_path):
+def test_interrupted_and_resumed_is_unbroken(few_levels, tmp_path):
     x = LAW.sample(300, generator=torch.Generator().manual_seed(0)).numpy()
     make = lambda **k: glp.ScoreEstimator(max_iter=12, width=16, random_state=5, **k)
     whole = make().fit(x)
@@ -247,7 +247,7 @@ def test_what_cannot_be_trained_on_or_with(as_user):
         ScoreEstimator().fit(torch.zeros(20, 2, device="meta"))
 
 
-def test_ten_lines(few_steps):
+def test_ten_lines(few_levels):
     """Train, sample and evaluate in at most ten lines."""
     program = """
 import gradlogp as glp
@@ -266,7 +266,7 @@ def test_whole_weights_are_repeated_samples(generator):
     """Coordinates and moments to rounding; what is learned in law."""
     x = torch.randn(60, 2, generator=generator).numpy()
     weight = np.arange(60) % 4
-    quick = {"max_iter": 3, "width": 8, "held_out_fraction": 0.0, "random_state": 0}
+    quick = {"max_iter": 1, "width": 8, "held_out_fraction": 0.0, "random_state": 0}
     ours = ScoreEstimator(**quick).fit(x, sample_weight=weight).model_
     theirs = ScoreEstimator(**quick).fit(np.repeat(x, weight, axis=0)).model_
     for name in ("shift", "scale"):
@@ -282,8 +282,8 @@ def test_weights_tilt_a_normal_law(generator):
     x = torch.randn(3000, 2, generator=generator)
     tilt = torch.tensor([0.8, 0.0])
     weight = (x @ tilt).exp()
-    steps = {"max_iter": 100, "n_sample_steps": 24}
-    found = ScoreEstimator(width=32, random_state=0, **steps).fit(x, sample_weight=weight)
+    steps = {"max_iter": 60, "n_sample_steps": 16}
+    found = ScoreEstimator(width=16, random_state=0, **steps).fit(x, sample_weight=weight)
     drawn = found.sample(3000)
     n = float(weight.sum() ** 2 / weight.square().sum())
     error = (1 / n + 1 / 3000) ** 0.5
@@ -307,7 +307,7 @@ def test_copies_of_a_row_are_as_many_as_its_weight_says(generator):
     assert torch.bincount(repeated(whole)).tolist() == [3, 0, 2, 1]
 
 
-def test_weights_of_classes_and_weights_that_cannot_be(few_steps):
+def test_weights_of_classes_and_weights_that_cannot_be(few_levels):
     x = np.random.default_rng(0).normal(size=(80, 2))
     y = np.repeat(["a", "b"], 40)
     weight = np.where(y == "a", 1.0, 0.0)
@@ -411,7 +411,7 @@ def test_a_planted_mixture_is_found_and_kept():
     # 11 numbers cost 11/(2 n) nats, and the blur of σ = 0.02 no more
     assert float(gap.mean()) > -0.01 - 3 * float(gap.std()) / 400**0.5
     assert estimator.correction_.gain.value > -0.01
-    again = glp.ScoreEstimator(max_iter=2, width=16, base="gaussian", random_state=0).fit(x)
+    again = glp.ScoreEstimator(max_iter=2, width=16, base="gaussian", random_state=0).fit(x[:60])
     assert again.model_.base.follows
 
 

@@ -34,7 +34,7 @@ def test_shapes_that_may_be_two_things(shape, convert):
 
 
 @pytest.mark.parametrize("event", [(1, 7, 5), (3, 16), (2, 1, 9)])
-def test_images_of_any_sides_and_sequences_are_learned_by_a_unet(event):
+def test_images_of_any_sides_and_sequences_are_learned_by_a_unet(event, few_levels):
     x = np.random.default_rng(0).normal(size=(40, *event)).astype(np.float32)
     estimator = glp.ScoreEstimator(**QUICK).fit(x)
     assert isinstance(estimator.model_.network, glp.UNet)
@@ -85,7 +85,7 @@ def test_the_field_of_a_sequence_at_its_ends_and_in_its_middle():
         assert ((alone - exact).square().mean() / exact.square().mean()) > 0.2
 
 
-def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys, few_steps):
+def test_a_folder_of_pictures_from_the_command_line(tmp_path, capsys, few_levels):
     """Odd sides; other sizes are refused, resized when asked, and for a model that knows its own."""
     rng = np.random.default_rng(0)
     (tmp_path / "mixed").mkdir()

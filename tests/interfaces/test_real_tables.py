@@ -13,7 +13,7 @@ from sklearn import datasets
 
 from gradlogp.interfaces.cli import main
 
-pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "float32", "few_levels")
 
 TWELVE = (
     ("palmerpenguins", "penguins"), ("ggplot2", "mpg"), ("ggplot2", "msleep"),
@@ -108,7 +108,7 @@ def through(frame, folder, capsys, *options, n=1000):
         pytest.param(n, marks=[pytest.mark.slow] * (n in ("wine", "diabetes"))) for n in SMALL
     ],  # which have more columns of the same kinds
 )
-def test_small_tables_come_back(name, tmp_path, capsys, few_steps):
+def test_small_tables_come_back(name, tmp_path, capsys, few_levels):
     quick = ("--steps", "20", "--width", "16")
     frame = named(SMALL[name], name)
     real, new, code, reported = through(frame, tmp_path, capsys, *quick, n=len(frame))

@@ -6,16 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_support import at_few_levels
 from support import close
 
 import gradlogp as glp
 from gradlogp.interfaces.cli import main
 from gradlogp.interfaces.tables.given import score_of
 
-pytestmark = pytest.mark.usefixtures("as_user", "few_steps")
+pytestmark = pytest.mark.usefixtures("as_user", "few_levels")
 
 N, RHO = 1500, 0.8
-QUICK = {"max_iter": 80, "width": 32, "depth": 2, "random_state": 0}
+QUICK = {"max_iter": 50, "width": 32, "depth": 2, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def table():
 def model(table):
     settings = glp.TrainingSettings(condition_dropout=0.2)
     estimator = glp.ScoreEstimator(settings=settings, **QUICK)
-    return glp.TableEstimator(estimator, condition=["town"]).fit(table)
+    with at_few_levels():
+        return glp.TableEstimator(estimator, condition=["town"]).fit(table)
 
 
 def test_what_is_given_comes_back_and_the_rest_follows_it(model, table):

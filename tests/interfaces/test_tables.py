@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_support import at_few_levels
 from sklearn.datasets import load_wine
 from support import seeded
 
@@ -19,7 +20,7 @@ from gradlogp.interfaces.tables.columns import NOISE, recognise
 from gradlogp.interfaces.tables.frames import far_values
 
 
-def table(n=400, seed=0):
+def table(n=250, seed=0):
     """Every kind of column that a table has: a copy, which a test may change."""
     return made(n, seed).copy()
 
@@ -155,9 +156,7 @@ def test_the_bound_on_the_probability_of_a_level_is_tight():
 def fitted():
     steps = {"n_sample_steps": 16, "n_likelihood_steps": 8}
     estimator = glp.ScoreEstimator(max_iter=30, width=32, random_state=0, **steps)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradlogp.learn.share.ENTRIES", 2**12)
-        patch.setattr("gradlogp.interfaces.base.COMPONENTS", (2,))
+    with at_few_levels():
         return TableEstimator(estimator).fit(table())
 
 
@@ -177,7 +176,7 @@ def test_the_same_schema_comes_out(fitted):
     assert not new.equals(fitted.sample(300, random_state=5))
 
 
-def test_saved_and_loaded(fitted, few_steps, tmp_path):
+def test_saved_and_loaded(fitted, few_levels, tmp_path):
     fitted.save(tmp_path / "m")
     loaded = TableEstimator.load(tmp_path / "m")
     assert loaded.columns_ == fitted.columns_
@@ -211,11 +210,11 @@ def test_a_likelihood_for_every_row(fitted):
         fitted.score_samples(table().head(3).assign(month=14))
 
 
-def test_heavy_tails_keep_their_quantiles(few_steps):
+def test_heavy_tails_keep_their_quantiles(few_levels):
     """exp(2N): quartiles within 10 %, no negative value."""
     z = np.random.default_rng(0).normal(size=2000)
     frame = pd.DataFrame({"x": np.exp(2 * z), "y": np.roll(z, 1)})
-    few = {"max_iter": 50, "width": 32, "n_sample_steps": 32}
+    few = {"max_iter": 25, "width": 16, "n_sample_steps": 24}
     new = TableEstimator(glp.ScoreEstimator(random_state=0, **few)).fit(frame)
     drawn = new.sample(4000)["x"]
     assert (drawn > 0).all()
@@ -223,7 +222,7 @@ def test_heavy_tails_keep_their_quantiles(few_steps):
         assert np.quantile(drawn, q) == pytest.approx(np.quantile(frame["x"], q), rel=0.1)
 
 
-def test_a_value_far_from_all_others_is_named():
+def test_a_value_far_from_all_others_is_named(few_levels):
     """A misplaced point, a wrong sign in a real column; none in a heavy tail, of two values, of few."""
     wine = load_wine(as_frame=True).frame[["alcohol", "ash"]]
     heavy = pd.DataFrame({"x": np.exp(np.linspace(-10, 20, 12))})
@@ -268,7 +267,7 @@ def test_texts_that_look_like_states_are_texts():
     pd.testing.assert_series_equal(decode(column, z, seeded()), frame["a"])
 
 
-def test_what_can_be_overridden_and_what_cannot(few_steps):
+def test_what_can_be_overridden_and_what_cannot(few_levels):
     frame = table(60)[["age", "month", "city", "name"]]
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, n_sample_steps=8), drop=["name"],
                            kinds={"month": "category"})  # fmt: skip
@@ -308,7 +307,9 @@ def correlated():
     x = rng.normal(size=(2000, 2))
     x[:, 1] = 0.9 * x[:, 0] + math.sqrt(0.19) * x[:, 1]
     frame = pd.DataFrame(x, columns=["a", "b"]).mask(rng.random((2000, 2)) < 0.3)
-    estimator = glp.ScoreEstimator(max_iter=300, width=48, depth=2, random_state=0)
+    estimator = glp.ScoreEstimator(
+        max_iter=150, width=32, depth=2, learning_rate=0.005, random_state=0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradlogp.learn.share.ENTRIES", 2**14)
         return TableEstimator(estimator).fit(frame), frame
@@ -365,14 +366,14 @@ def test_every_row_has_holes_of_its_own(fitted):
         model.impute(frame.drop(columns="age"))
 
 
-def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
+def test_a_density_where_a_hole_says_nothing(few_levels, tmp_path):
     """Columns without holes when learned: log p of the cells that are there, of a correlated law."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1500, 2))
     x[:, 1] = 3 + 2 * (0.8 * x[:, 0] + 0.6 * x[:, 1])
     frame = pd.DataFrame(x, columns=["a", "b"])
     estimator = glp.ScoreEstimator(
-        max_iter=60, width=32, depth=1, random_state=0, n_sample_steps=16, n_likelihood_steps=12
+        max_iter=30, width=16, depth=1, random_state=0, n_sample_steps=16, n_likelihood_steps=12
     )
     model = TableEstimator(estimator).fit(frame)
     b = np.array([-1.0, 3.0, 5.0])
@@ -383,7 +384,7 @@ def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
     np.testing.assert_allclose(
         model.score_samples(pd.DataFrame({"a": [np.nan] * 3, "b": b})), found, atol=1e-4
     )
-    plain = TableEstimator(glp.ScoreEstimator(max_iter=2, random_state=0), holes=False)
+    plain = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, random_state=0), holes=False)
     plain.fit(frame.head(60))
     with pytest.raises(ValueError, match="holes=True"):
         plain.impute(frame)
@@ -391,7 +392,7 @@ def test_a_density_where_a_hole_says_nothing(few_steps, tmp_path):
         plain.score_samples(pd.DataFrame({"a": [np.nan], "b": [1.0]}))
 
 
-def test_the_command_fills_a_file(few_steps, tmp_path, capsys):
+def test_the_command_fills_a_file(few_levels, tmp_path, capsys):
     frame = table(60)[["age", "rain", "city", "visits", "dose"]]
     estimator = glp.ScoreEstimator(max_iter=5, width=8, depth=1, random_state=0, n_sample_steps=4)
     TableEstimator(estimator).fit(frame).save(tmp_path / "m")
@@ -411,7 +412,7 @@ def test_the_command_fills_a_file(few_steps, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 3
 
 
-def test_weights_of_rows_are_those_of_levels_and_names(few_steps):
+def test_weights_of_rows_are_those_of_levels_and_names(few_levels):
     """Rows of weight 0 are not there; frequencies of what is drawn as seen are weighted."""
     n = 300
     frame = pd.DataFrame({
@@ -419,8 +420,8 @@ def test_weights_of_rows_are_those_of_levels_and_names(few_steps):
         "name": [f"p{i % 200}" for i in range(n)],
     })  # fmt: skip
     weight = np.repeat([3.0, 1.0, 0.0], 100)
-    steps = {"max_iter": 50, "n_sample_steps": 16}
-    found = TableEstimator(glp.ScoreEstimator(width=32, random_state=0, **steps))
+    steps = {"max_iter": 25, "n_sample_steps": 16}
+    found = TableEstimator(glp.ScoreEstimator(width=16, random_state=0, **steps))
     found.fit(frame, sample_weight=weight)
     column = {c.name: c for c in found.columns_}
     assert column["k"].levels == ("u", "v")
@@ -495,7 +496,7 @@ def test_numbers_drawn_by_a_network_that_knows_nothing_are_finite():
     assert back.max() <= 11 * heavy.max()
 
 
-def test_columns_without_a_value_come_back_without(few_steps):
+def test_columns_without_a_value_come_back_without(few_levels):
     frame = pd.DataFrame({"a": [None] * 40, "b": np.arange(40.0), "c": [np.nan] * 40})
     found = TableEstimator(glp.ScoreEstimator(max_iter=2, width=8, random_state=0)).fit(frame)
     new = found.sample(10)
@@ -504,14 +505,14 @@ def test_columns_without_a_value_come_back_without(few_steps):
     assert [c.describe() for c in found.columns_][::2] == ["missing in all rows"] * 2
 
 
-def test_holes_where_there_were_none(few_steps):
+def test_holes_where_there_were_none(few_levels):
     """pandas makes floats of integers with holes; a row without known cells carries no information."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({
         "target": rng.integers(0, 3, 80), "flag": rng.integers(0, 2, 80), "const": 1,
         "yes": rng.random(80) < 0.5, "x": rng.normal(size=80).round(2),
     })  # fmt: skip
-    few = {"max_iter": 20, "width": 16, "n_sample_steps": 8, "n_likelihood_steps": 8}
+    few = {"max_iter": 5, "width": 8, "n_sample_steps": 8, "n_likelihood_steps": 8}
     model = TableEstimator(glp.ScoreEstimator(random_state=0, **few)).fit(frame)
     where = np.eye(12, 5, dtype=bool)
     asked = frame.head(12).mask(where)

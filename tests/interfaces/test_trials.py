@@ -55,7 +55,7 @@ def stop_at(n):
 @pytest.mark.parametrize(("base", "whole"), [(WRONG, True), (MIXTURE, False)])
 def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole, monkeypatch):
     """A mixture that would have to be undone is only fallen back on; the right one is corrected."""
-    monkeypatch.setattr(trials, "TRIED", (60, 60))
+    monkeypatch.setattr(trials, "TRIED", (40, 40))
     x, aside = (MIXTURE.sample(n, generator=seeded(n)).double() for n in (1000, 300))
     settings = glp.TrainingSettings(steps=1000)
     few = replace(settings, steps=999)
@@ -75,7 +75,7 @@ def test_a_trial_decides_whether_the_network_learns_the_whole_score(base, whole,
     asked = asked_of(network, base, x, aside, settings)
     first = choose(asked, replace(settings, learning_rate=1e30), seed=0, quiet=True)
     assert not asked.model.base.fallback
-    assert len(first.records) == 60  # of the other one
+    assert len(first.records) == 40  # of the other one
 
 
 ROW = 1e-3
@@ -119,7 +119,7 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(monkeypatch, tmp_path)
     monkeypatch.setattr(pace, "clock", lambda: 0.0625 * next(ticks))
     monkeypatch.setattr(trials, "APART", -300)  # which would leave too little of so short a time
     x = MIXTURE.sample(1300, generator=seeded(0)).numpy()
-    how = glp.TrainingSettings(minutes=0.3, batch_size=32)
+    how = glp.TrainingSettings(minutes=0.25, batch_size=32)
     options = {"settings": how, "width": 8, "random_state": 0}
     seen = []
     whole = glp.ScoreEstimator(callback=seen.append, **options).fit(x)
@@ -131,7 +131,7 @@ def test_within_minutes_a_resumed_run_is_the_unbroken_one(monkeypatch, tmp_path)
             glp.ScoreEstimator(callback=stop_at(stop), **made).fit(x)
         run = glp.learn.checkpoint.read_run(tmp_path / str(stop))
         assert run["step"] == max(stop, 20)
-        assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.3, len(seen))
+        assert (run["settings"]["minutes"], run["settings"]["steps"]) == (0.25, len(seen))
         with monkeypatch.context() as patch:
             patch.setattr(trials, "choose", None)
             rest = glp.ScoreEstimator(resume=True, **made).fit(x)
@@ -150,7 +150,7 @@ def learn(parts, **options):
     return glp.TableEstimator(estimator).fit(pd.DataFrame(x, columns=["a", "b"])).estimator_
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("few_levels", "short")
 @pytest.mark.parametrize(
     ("second", "parts"),
     [

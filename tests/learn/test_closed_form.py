@@ -11,7 +11,7 @@ from gradlogp.learn.objectives.closed_form import exponential_family, gaussian_p
 def polynomial(x):
     """Five statistics of two coordinates, not all of them quadratic."""
     a, b = x.flatten(1).unbind(1)
-    return torch.stack([a, b, a * b, a.square() * b, torch.cos(a) + b**4], 1)
+    return torch.stack([a, b, a * b, a.square() * b, torch.cos(a) + b.square().square()], 1)
 
 
 def implicit_loss(score, x):
@@ -36,7 +36,7 @@ def moments(x):
 
 @pytest.mark.parametrize(("event", "base"), [((2,), False), ((1, 2), True)], ids=str)
 def test_theta_is_where_the_implicit_loss_is_stationary(event, base, generator):
-    x = torch.randn(30, *event, generator=generator)
+    x = torch.randn(12, *event, generator=generator)
     h = (lambda y: -y.flatten(1).pow(4).sum(1) / 4) if base else None
     fit = exponential_family(polynomial, x, base_log_prob=h)
 
@@ -101,9 +101,9 @@ def test_score_is_the_gradient_of_log_prob(generator):
 
 
 def test_chunks_change_nothing_and_ridge_shrinks(generator):
-    x = torch.randn(23, 2, generator=generator)
+    x = torch.randn(13, 2, generator=generator)
     whole = exponential_family(polynomial, x)
-    for size in (1, 2, 7):
+    for size in (1, 5):
         part = exponential_family(polynomial, x, chunk_size=size)
         close(
             torch.cat([part.theta[None], part.cov]),

@@ -419,15 +419,15 @@ def test_model_holds_the_hand_run_average_however_training_ends(how):
     def objective(*arguments, generator=None):
         nonlocal calls
         calls += 1
-        if how == "inside" and calls == 61:
+        if how == "inside" and calls == 31:
             raise KeyboardInterrupt
         return multilevel(*arguments, generator=generator)
 
     def consume():
-        options = QUICK | {"steps": 150 if how == "end" else 1000, "learning_rate": 0.01}
+        options = QUICK | {"steps": 100 if how == "end" else 1000, "learning_rate": 0.01}
         for _ in glp.fit(model, points(), objective, generator=seeded(7), **options):
             raw.append(weights(model))
-            if len(raw) == 60 and how != "end":
+            if len(raw) == 30 and how != "end":
                 if how == "break":
                     break
                 if how != "inside":
@@ -438,7 +438,7 @@ def test_model_holds_the_hand_run_average_however_training_ends(how):
     else:
         with pytest.raises(Stop if how == "error" else KeyboardInterrupt):
             consume()
-    assert len(raw) == (150 if how == "end" else 60)
+    assert len(raw) == (100 if how == "end" else 30)
     average = dict(raw[0])
     for n, theta in enumerate(raw[1:], 1):
         d = min(0.9, (1 + n) / (10 + n))
@@ -564,7 +564,7 @@ def test_bfloat16_is_near_and_touches_only_the_network():
 
     for bfloat16 in (False, True):
         model = make(width=32).float()
-        records = train(model, points().float(), objective, bfloat16=bfloat16, steps=60)
+        records = train(model, points().float(), objective, bfloat16=bfloat16, steps=30)
         ends.append((torch.tensor([r.loss for r in records]), model))
     (losses, one), (rounded, two) = ends
     assert dtypes == {torch.float32}
@@ -588,7 +588,7 @@ def test_parts_of_a_batch_change_nothing(objective):
     ends = []
     for n in (1, 5):
         model = make()
-        losses = [r.loss for r in train(model, points(), objective, steps=30, accumulate=n)]
+        losses = [r.loss for r in train(model, points(), objective, steps=10, accumulate=n)]
         ends.append((torch.tensor(losses), torch.cat([p.flatten() for p in model.parameters()])))
     for one, five in zip(*ends, strict=True):
         torch.testing.assert_close(five, one, rtol=1e-9, atol=1e-9)
@@ -682,7 +682,7 @@ def unbroken(tmp_path_factory):
     return learned
 
 
-UNBROKEN = {"steps": 24, "checkpoint_every": 8}
+UNBROKEN = {"steps": 14, "checkpoint_every": 4, "check_every": 5}
 CONDITIONS = {"classes": 3, "dropout": 3, "values": (2,)}
 
 
@@ -703,8 +703,8 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(tmp_path, case, stop, unb
     options = options_of(case) | UNBROKEN
     whole, losses, there, ours = unbroken(case)
     first, second = (make(seed, condition=CONDITIONS.get(case)) for seed in (0, 5))
-    step = 16 if stop == "after a save" else 18
-    calls = 19 if case == "measured" else 18  # 18 batches, and a measurement
+    step = 8 if stop == "after a save" else 10
+    calls = 12 if case == "measured" else 10  # 10 batches, and two measurements
     hook = interrupt(first, calls if stop == "inside" else 10**9)
     stopped = glp.fit(first, points(), generator=seeded(7), checkpoint=tmp_path / "b", **options)
     if stop == "inside":

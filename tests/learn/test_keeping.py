@@ -272,11 +272,11 @@ def test_of_twice_the_right_correction_half_is_kept():
 
 def test_one_standard_error_less(monkeypatch):
     """Over many sets of rows the share before the clamp lies one of its deviations below 0.5."""
-    monkeypatch.setattr(shares, "level_times", lambda _: torch.tensor([0.5, 0.6]).double())
+    monkeypatch.setattr(shares, "level_times", lambda _: torch.tensor([0.5]).double())
     found = []
     for seed in range(200):
         model = Planted(2.0, VE(0.1, 4.0))
-        model.base.share = torch.ones(2)
+        model.base.share = torch.ones(1)
         model.base.span = torch.tensor([-1.0, 1.0])
         fit_share(model, MIXTURE.sample(600, generator=seeded(seed)).double(), None, seed)
         found.append(model.base.share[0])
@@ -329,7 +329,7 @@ def test_of_parts_each_column_has_a_share_of_its_own():
     """Of twice the right correction half, of a wrong one nothing; what goes together has one."""
     masks = Masks(torch.zeros(1, 3), (0, 1, 2), (False,) * 3)
     model = ScoreModel(Shifted([2.0, -1.0, 0.5]), VE(0.1, 4.0), "v").double()
-    z = torch.randn(4000, 3, generator=seeded(1)).double() + 1.0
+    z = torch.randn(2000, 3, generator=seeded(1)).double() + 1.0
     z[::3, 2] = torch.nan
     fit = lambda m: fit_share(
         model, z.nan_to_num(0.0), model.condition.encode(z), 0, m.objective()

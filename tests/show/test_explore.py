@@ -360,7 +360,7 @@ RUNS = {
     "for (let i = 0; i < 400; i++) E.reverse(x, field.at(l[i]), l[i + 1], noise);",
     "flow": "const l = E.ladder(sigma, 8, 60);"
     "for (let i = 0; i < 60; i++) E.flow(x, field.at(l[i]), field.at(l[i + 1]));",
-    "hot": "for (let i = 0; i < 700; i++) E.ula(x, level, 0.02, 1.3, noise);",
+    "hot": "for (let i = 0; i < 150; i++) E.mala(x, level, 0.6, 1.3, noise);",
 }
 """From 5,000 walkers of the prior at σ = 8 to the law at σ; the last is a control, too hot."""
 

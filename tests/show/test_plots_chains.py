@@ -195,16 +195,16 @@ def test_every_langevin_step_is_a_frame(tmp_path, generator):
     """An annealed run with one step a level: the callback sees each; the last frame is the result."""
     law = glp.GaussianMixture([0.5, 0.5], [[-1.5, 0.0], [1.5, 0.0]], 0.01)
     score, states = glp.ExactScore(law, VE(0.05, 5.0)), []
-    times = torch.linspace(1, 0, 12)
+    times = torch.linspace(1, 0, 8)
     end = glp.evolve(AnnealedLangevin(1, 0.3), score, 40, times, generator=generator,
                      callback=lambda z, t: states.append(z))  # fmt: skip
     sigmas = [score.schedule(t)[1] for t in times]
     laws = [*(law.noised(1.0, s).log_prob for s in sigmas), law.log_prob]
     path = animate({"one": torch.stack([*states, end]), "the same": torch.stack([*states, end])},
-                   tmp_path / "a.gif", density=laws, captions=[f"{i}" for i in range(13)],
+                   tmp_path / "a.gif", density=laws, captions=[f"{i}" for i in range(9)],
                    bounds=BOUNDS, theme=DARK, hold=0.0)  # fmt: skip
     seen = frames(path)
-    assert len(seen) == 13
+    assert len(seen) == 9
     left, right = np.hsplit(seen[-1][0], 2)
     dots = lambda half: np.nonzero((np.abs(half - [255, 160, 77]).sum(2) < 60).any(0))[0]
     for half in (left, right):  # two clouds, and nothing between them

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import subprocess
 import sys
 from base64 import b64decode
 from html import unescape
@@ -159,14 +158,14 @@ def fail(theme):
     return draw(theme)
 
 
-def test_a_figure_that_fails_leaves_nothing(tmp_path):
+def test_a_figure_that_fails_leaves_nothing(tmp_path, bare_pictures):
     sections = [Section("a", figures=(("one", "c", draw), ("two", "c", fail)))]
     with pytest.raises(RuntimeError, match="no dark today"):
         write(tmp_path / "report", "t", "l", sections, {})
     assert not (tmp_path / "report").exists()
 
 
-def test_a_figure_that_fails_leaves_the_former_report(tmp_path):
+def test_a_figure_that_fails_leaves_the_former_report(tmp_path, bare_pictures):
     old = write(tmp_path, "old", "l", [], {}).read_text()
     with pytest.raises(RuntimeError):
         write(tmp_path, "new", "l", [Section("a", figures=(("one", "c", fail),))], {})
@@ -266,17 +265,18 @@ def test_quiet(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_live_bar_in_a_terminal():
-    program = (
-        "from gradlogp.show import bar\nwith bar('learning') as u:\n u(1, 4)\n u(4, 4, 'done')"
-    )
+def test_live_bar_in_a_terminal(capsys, monkeypatch):
+    """In this process: another would spend its time on imports."""
     leader, follower = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", program], stderr=follower, stdout=subprocess.PIPE, check=False
-    )
-    os.close(follower)
+    with os.fdopen(follower, "w") as terminal, monkeypatch.context() as patch:
+        patch.setenv("TERM", "xterm")
+        patch.setattr(sys, "stderr", terminal)
+        with progress.bar("learning") as update:
+            update(1, 4)
+            update(4, 4, "done")
     shown = os.read(leader, 65536).decode()
     os.close(leader)
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert capsys.readouterr() == ("", "")
     assert "learning" in shown
     assert "4/4" in shown
+    assert "\x1b[" in shown  # drawn anew, not line by line
