@@ -56,7 +56,11 @@ VARIANTS |= {
     "BAOAB, heavy": maker(kernels.BAOAB, friction=math.inf, mass=2.5, temperature=0.4),
     "TamedULA, coordinatewise": maker(kernels.TamedULA, coordinatewise=True),
     "HMC, one step": maker(kernels.HMC, n_leapfrog=1),
-    "NUTS": maker(kernels.NUTS, max_depth=4),
+    # its divergence by differentiation has tests of its own, and takes ten times as long
+    "PositionDependentULA": maker(
+        kernels.PositionDependentULA, divergence=lambda x: -2 * x / (1 + x.square()).square()
+    ),
+    "NUTS": maker(kernels.NUTS, max_depth=3),
     "SGLD, SVRG": maker(kernels.SGLD, replace=True, estimator=kernels.SVRG(3)),
 }
 POWERS = {
