@@ -262,10 +262,10 @@ def frame(rng, n, rates=(0.5, 0.3, 0.2), missing=0.1):
 
 def test_frames_are_judged_in_their_own_types(generator):
     rng = np.random.default_rng(1)
-    held_out, train = frame(rng, 900), frame(rng, 900)
-    right = compare(frame(rng, 900), held_out, train, baselines=False, generator=generator)
+    held_out, train = frame(rng, 600), frame(rng, 600)
+    right = compare(frame(rng, 600), held_out, train, baselines=False, generator=generator)
     assert right.verdict.ok, str(right)
-    wrong = frame(rng, 900, rates=(0.4, 0.35, 0.25), missing=0.2)
+    wrong = frame(rng, 600, rates=(0.4, 0.35, 0.25), missing=0.2)
     wrong["age"] = wrong["age"] + 0.25
     wrong.loc[:80, "city"] = "Atlantis"
     found = compare(wrong, held_out, train, baselines=False, generator=generator)
