@@ -519,7 +519,7 @@ def test_what_is_refused(generator):
 
 def test_a_probe_measures_the_same_steps(generator):
     """The error of the solver is that along one probe, the same for any number of steps."""
-    score = ExactScore(MIXTURE, EDM())
+    score = ExactScore(MIXTURE, VP())
     exact = plan_likelihood(score, generator=generator)
     probed = plan_likelihood(score, divergence="hutchinson", generator=generator)
     assert 0.5 <= probed.n / exact.n <= 2

@@ -32,7 +32,7 @@ def model():
     model = glp.ScoreModel(
         glp.MLP(2, 48, 2, generator=g), glp.schedules.VE(0.01, 10.0), predicts="v"
     )
-    settings = {"steps": 450, "batch_size": 512, "learning_rate": 3e-3}
+    settings = {"steps": 350, "batch_size": 512, "learning_rate": 3e-3}
     for _ in glp.fit(model, x, standardize=True, generator=g, **settings):
         pass
     return model
@@ -40,7 +40,7 @@ def model():
 
 SAMPLERS = {
     "MomentMatching": lambda m: (
-        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 40,
+        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 25,
     ),
     "PiGDM": lambda m: (Ancestral(), PiGDM(m, SEEN), 100),
     "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 400),
