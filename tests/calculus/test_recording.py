@@ -202,8 +202,8 @@ def test_recordings_leave_no_memory_behind(generator):
     def peak():  # in kB; in bytes on some systems
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    for i in range(26):
-        if i == 10:
+    for i in range(20):
+        if i == 4:
             before = peak()
         field = Recorded(regression)
         for x in points(generator, USED + 2):

@@ -262,10 +262,10 @@ def frame(rng, n, rates=(0.5, 0.3, 0.2), missing=0.1):
 
 def test_frames_are_judged_in_their_own_types(generator):
     rng = np.random.default_rng(1)
-    held_out, train = frame(rng, 900), frame(rng, 900)
-    right = compare(frame(rng, 900), held_out, train, baselines=False, generator=generator)
+    held_out, train = frame(rng, 600), frame(rng, 600)
+    right = compare(frame(rng, 600), held_out, train, baselines=False, generator=generator)
     assert right.verdict.ok, str(right)
-    wrong = frame(rng, 900, rates=(0.4, 0.35, 0.25), missing=0.2)
+    wrong = frame(rng, 600, rates=(0.4, 0.35, 0.25), missing=0.2)
     wrong["age"] = wrong["age"] + 0.25
     wrong.loc[:80, "city"] = "Atlantis"
     found = compare(wrong, held_out, train, baselines=False, generator=generator)
@@ -329,12 +329,12 @@ def images(generator, n, blur=False):
 
 
 def test_images_are_judged_by_channel_and_spectrum(generator):
-    held_out, train = images(generator, 300), images(generator, 300)
-    judged = partial(compare, held_out=held_out, train=train, baselines=False, generator=generator)
-    assert judged(images(generator, 300)).verdict.ok
-    blurred = judged(images(generator, 300, True))
+    held_out, train = images(generator, 120), images(generator, 120)
+    judged = partial(compare, held_out=held_out, train=train, generator=generator)
+    assert judged(images(generator, 120)).verdict.ok
+    blurred = judged(images(generator, 120, True))
     assert "log power up to" in " ".join(blurred.verdict.reasons)
-    zero = images(generator, 300)
+    zero = images(generator, 120)
     zero[:, 1] = 0.0
     reasons = judged(zero).verdict.reasons
     assert any("channel 1: " in reason for reason in reasons)
@@ -376,7 +376,7 @@ def test_baselines_are_what_they_say(generator):
 
 
 def test_a_mixture_that_does_better_is_named(generator):
-    samples, held_out, train = three(generator)
+    samples, held_out, train = three(generator, 300)
     law = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
     nats = law.log_prob(held_out).numpy()  # as estimators return them
     found = compare(samples, held_out, train, log_prob=nats, generator=generator)
@@ -426,11 +426,12 @@ def test_encoding_of_holes_and_infinite_eps():
     assert (rows["samples"].levels < 0).sum() == 10
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_report_names_the_columns_and_the_worst_comes_first(generator):
     rng = np.random.default_rng(3)
     wrong = frame(rng, 200)
     wrong["income"] *= 3
-    found = compare(wrong, frame(rng, 200), frame(rng, 200), generator=generator)
+    found = compare(wrong, frame(rng, 200), frame(rng, 200), baselines=False, generator=generator)
     parts = sections(found)
     titles = [part.title for part in parts]
     assert titles == ["Verdict", "Columns", "Categories and holes", "Pairs", "All columns together",

@@ -33,6 +33,12 @@ OTHERS = {
 EVERY = LAWS | {repr(p): p for p in KNOWN} | OTHERS
 
 
+@pytest.fixture(autouse=True)
+def coarse_integrals(monkeypatch):
+    """Fewer nodes in two dimensions: held to the same tolerance, they are enough for these laws."""
+    monkeypatch.setattr("gradlogp.check.conformance.densities.NODES", {1: 4001, 2: 250})
+
+
 DEAR = {"torus", "padded", "ManyWell(dim=32)"}
 """Products and embeddings of laws that are checked themselves, and one of many dimensions."""
 
@@ -156,20 +162,17 @@ def test_what_is_wrong_is_named(likely):
         check_density(Own(**WRONG[likely]))
 
 
-@pytest.mark.parametrize(
-    ("gone", "likely"),
-    [
+def test_a_wrong_integral_is_named():
+    law = Plane(MEAN, COV)
+    check_density(law)
+    for gone, likely in (
         (math.log(2 * math.pi), r"\(2π\)\^\{d/2\} left out"),
         (-math.log(2 * math.pi), r"\(2π\)\^\{d/2\} too many"),
         (math.log(2 * math.pi) / 2, "each dimension but one"), (0.3, "det S for √det S"),
-    ],
-)  # fmt: skip
-def test_a_wrong_integral_is_named(gone, likely):
-    law = Plane(MEAN, COV)
-    check_density(law)
-    law.gone = gone
-    with pytest.raises(ConformanceError, match=likely):
-        check_density(law)
+    ):  # fmt: skip
+        law.gone = gone
+        with pytest.raises(ConformanceError, match=likely):
+            check_density(law)
 
 
 def test_moments_that_are_wrong():

@@ -205,7 +205,7 @@ def test_a_learned_score_is_calibrated_or_is_not():
     trained, raw = (
         glp.ScoreModel(glp.MLP(2, 32, 1, generator=seeded()), VP(), "epsilon") for _ in range(2)
     )
-    list(glp.fit(trained, x, steps=300, batch_size=256, learning_rate=1e-2, generator=seeded()))
+    list(glp.fit(trained, x, steps=200, batch_size=256, learning_rate=1e-2, generator=seeded()))
     held_out = law.sample(2000, generator=seeded(5)).float()
     found = check_score(trained.requires_grad_(False), data=held_out)
     assert len(found) > 20

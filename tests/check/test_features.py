@@ -57,7 +57,7 @@ def test_the_influence_function_is_the_derivative(d, generator):
     assert abs(float(slopes.std()) / (other * len(x) ** 0.5) - 1) < 0.35
 
 
-@pytest.mark.parametrize(("n", "m"), [(300, 300), (200, 800)])
+@pytest.mark.parametrize(("n", "m"), [pytest.param(300, 300, marks=pytest.mark.slow), (200, 800)])
 def test_the_error_is_what_the_distance_scatters(n, m, generator):
     found = [
         frechet_distance(draw(n, *law(3, 1), generator), draw(m, *law(3, 2), generator))

@@ -191,7 +191,7 @@ def test_error_bars_cover(generator):
 
 def test_loss_counts_the_dimension_and_sigma(generator):
     """The identity as denoiser loses exactly ‖ε‖², whatever σ."""
-    x = torch.randn(4000, 5, generator=generator)
+    x = torch.randn(400, 5, generator=generator)
     found = denoising_gap(lambda y: y, x, x, 0.37, n_draws=1, generator=generator)
     close(found.train.value, 5.0, 1e-12)  # the control variate knows all of it
     assert found.train.standard_error < 1e-12

@@ -56,14 +56,14 @@ def test_order_of_the_steps(schedule, generator):
     start, _ = laws(GAUSSIAN, schedule)
     x = start.sample(4, generator=generator)
     n = 240 if isinstance(schedule, SubVP) else 120  # from where the order shows
-    results = [likelihood(GAUSSIAN, schedule, x, n_steps=k) for k in (n, 3 * n)]
+    results = [likelihood(GAUSSIAN, schedule, x, n_steps=k) for k in (n, 2 * n)]
     expected = start.log_prob(x)
     errors = [float((r.log_prob - expected).norm()) for r in results]
     assert errors[-1] < 1e-5
-    slope = float(order(errors, 3.0))
+    slope = float(order(errors))
     assert 2.8 < slope < 4.5
     assert torch.equal(results[0].standard_error, torch.zeros(4))
-    assert [r.nfe for r in results] == [n + 1, 3 * n + 1]
+    assert [r.nfe for r in results] == [n + 1, 2 * n + 1]
     assert float((GAUSSIAN.log_prob(x) - expected).abs().max()) > 1e-4  # σ(t_min) counts
 
 
@@ -178,12 +178,11 @@ def test_hutchinson_follows_its_generator(generator):
 @pytest.mark.parametrize("options", [{"n_steps": 4}, {"tolerance": 1e-2}], ids=str)
 def test_batch_independence(options, generator):
     """Also if every sample has its own steps."""
-    x = MIXTURE.sample(4, generator=generator)
+    x = MIXTURE.sample(3, generator=generator)
     found = lambda x, **chunks: likelihood(MIXTURE, VP(), x, **options, **chunks).log_prob
     whole, other = found(x), torch.cat([x[:1], 5 * x[1:]])
     close(found(other)[0], whole[0], 1e-9)
-    for size in (1, 3):
-        close(found(x, chunk_size=size), whole, 1e-9)
+    close(found(x, chunk_size=2), whole, 1e-9)
 
 
 def test_dtype_progress_and_graph(generator):
@@ -248,7 +247,7 @@ def test_tolerance_is_met_on_a_mixture(schedule, generator):
     law = GaussianMixture([0.4, 0.6], torch.tensor([[-1.0, 0.2], [1.5, -0.3]]), [0.3, 0.2])
     x = law.sample(5, generator=generator)
     at = torch.tensor(1e-3)
-    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-7, t_min=1e-3)
+    found = log_likelihood(ExactScore(law, schedule), x, tolerance=1e-6, t_min=1e-3)
     exact = law.noised(*schedule(at)).log_prob(x)
     assert float((found.log_prob - exact).abs().max()) < 1e-5
     assert float((found.log_prob - exact).abs().max()) < 10 * float(found.solver_error.max())
@@ -267,7 +266,7 @@ def test_float32_is_right_within_its_own_error(generator):
     assert float(found.solver_error.max()) < 1e-2
 
 
-@pytest.mark.parametrize("options", [{"n_steps": 96}, {"tolerance": 1e-8}], ids=str)
+@pytest.mark.parametrize("options", [{"n_steps": 72}, {"tolerance": 1e-7}], ids=str)
 def test_likelihood_can_be_differentiated(options, generator):
     """In x it gives the score, in a parameter the derivative of log p."""
     schedule, t_min = VP(0.1, 4.0), 1e-2

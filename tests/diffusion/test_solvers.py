@@ -108,14 +108,18 @@ ORDERS = [
     (UniPC(2), 3, 80), (UniPC(3), 3, 80), (Churn(0.0), 2, 40),
 ]  # fmt: skip
 """A solver, its order, and steps from where it shows."""
+LOWER = (3, 5, 6, 8)
+"""Those of which the same solver is there with a higher order, which begins as they do."""
 DIFFERENT = [VE(0.05, 50.0), VP(), Rectified()]
 
 
 @pytest.mark.parametrize(
     ("transition", "wanted", "n", "schedule"),
     [
-        # each solver with one schedule; with the others it is slow
-        pytest.param(*row, schedule, marks=() if i % 3 == j else pytest.mark.slow)
+        # each kind of solver with one schedule; the rest is slow
+        pytest.param(
+            *row, schedule, marks=() if i % 3 == j and i not in LOWER else pytest.mark.slow
+        )
         for i, row in enumerate(ORDERS)
         for j, schedule in enumerate(DIFFERENT)
     ],
@@ -346,11 +350,11 @@ def test_adaptive_flow_meets_its_tolerance_on_a_gaussian(schedule, generator):
     x = torch.randn(6, 2, generator=generator) * 3
     expected, score = exact_flow(schedule, x, t, end), ExactScore(DATA, schedule)
     errors = []
-    for tolerance in (1e-4, 1e-8):
+    for tolerance in (1e-4, 1e-7):
         out = AdaptiveFlow(tolerance, tolerance)(x, t, end, score)
         errors.append(float((out - expected).abs().max()))
     assert errors[0] < 1e-2, errors
-    assert errors[1] < 2e-7, errors
+    assert errors[1] < 2e-6, errors
 
 
 # ---------------------------------------------------------------------------- slips that were found

@@ -121,7 +121,7 @@ def test_arrays_with_a_gradient_of_their_own_are_sampled():
     var = chain.draws.var((0, 1)) * torch.tensor(scale)
     assert bool(((var - 1).abs() < 4.5 * (2 / 300) ** 0.5).all())  # of at least 300 draws of x²
     twice = as_target(log_prob=_arrays(f), score=_arrays(lambda x: 2 * g(x)), event_shape=(2,))
-    chain = sample(twice, 100, n_warmup=40, generator=torch.Generator().manual_seed(0))
+    chain = sample(twice, 60, n_warmup=30, generator=torch.Generator().manual_seed(0))
     assert "check the score you supplied" in str(chain.verdict)
 
 

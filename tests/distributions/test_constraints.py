@@ -94,7 +94,7 @@ def test_a_chain_is_alone(name, generator):
     close(log_alone[0], log_det[2], 1e-14)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(
     kind=st.sampled_from(["greater", "less", "interval", "ordered", "simplex", "corr", "cov"]),
     n=st.integers(2, 6), low=st.floats(-1e3, 1e3), width=st.floats(1e-3, 1e3),

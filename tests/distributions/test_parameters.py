@@ -389,7 +389,7 @@ def test_a_bayesian_network_takes_ten_lines():
 
         target = as_target(log_prob=log_prob, parameters=net, vectorized=False)
         start = 0.5 * torch.randn(4, *target.event_shape, generator=torch.manual_seed(0))
-        chain = run(HMC(0.01, 15), target, start, 150, burn_in=75, adapt=True)
+        chain = run(HMC(0.01, 15), target, start, 110, burn_in=60, adapt=True)
         predict = lambda weights: {"y": functional_call(net, weights, new)}
         return chain, chain.derived(predict, vectorized=False)["y"]
 
@@ -397,11 +397,11 @@ def test_a_bayesian_network_takes_ten_lines():
     assert len([line for line in body if line.strip()]) <= 10
     x = torch.linspace(-2, 2, 30).unsqueeze(1)
     chain, predicted = ten_lines(x, torch.sin(2 * x), torch.tensor([[-0.7], [0.4]]))
-    assert chain["0.weight"].shape == (4, 75, 8, 1)
-    assert chain["2.bias"].shape == (4, 75, 1)
-    assert chain.draws.shape == (4, 75, 25)
+    assert chain["0.weight"].shape == (4, 50, 8, 1)
+    assert chain["2.bias"].shape == (4, 50, 1)
+    assert chain.draws.shape == (4, 50, 25)
     assert chain.summary().rows[0].name == "0.weight[0,0]"
-    assert predicted.shape == (4, 75, 2, 1)
+    assert predicted.shape == (4, 50, 2, 1)
     truth = torch.sin(2 * torch.tensor([-0.7, 0.4]))
     assert bool((predicted.mean((0, 1))[:, 0] - truth).abs().max() < 0.1)
 

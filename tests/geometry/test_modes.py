@@ -55,10 +55,10 @@ def test_the_flow_on_a_gaussian_contracts_by_the_matrix_exponential(generator):
 def test_the_flow_against_another_solver_and_in_any_shape(generator):
     x0 = torch.randn(3, 2, generator=generator)
     result = gradient_flow(THREE.score, x0, 0.8)
-    for x, y in zip(x0, result.x, strict=True):
-        field = lambda _, v: THREE.score(torch.as_tensor(v)[None])[0].numpy()
-        other = solve_ivp(field, (0, 0.8), x.numpy(), method="DOP853", rtol=1e-12, atol=1e-12)
-        close(y, other.y[:, -1], 1e-8)
+    field = lambda _, v: THREE.score(torch.as_tensor(v).reshape(3, 2)).flatten().numpy()
+    start = x0.flatten().numpy()
+    other = solve_ivp(field, (0, 0.8), start, method="DOP853", rtol=1e-11, atol=1e-11)
+    close(result.x.flatten(), other.y[:, -1], 1e-8)
     shaped = gradient_flow(
         lambda x: THREE.score(x.flatten(1)).reshape(x.shape), x0[:, :, None], 0.8
     )
@@ -71,13 +71,13 @@ def test_the_flow_against_another_solver_and_in_any_shape(generator):
 
 def test_log_p_rises_by_the_squared_score_along_the_flow(generator):
     x0 = torch.randn(1, 2, generator=generator)
-    log_p = lambda t: float(THREE.log_prob(gradient_flow(THREE.score, x0, t).x))
-    squared = lambda t: float(THREE.score(gradient_flow(THREE.score, x0, t).x).square().sum())
     u, weight = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(24))
-    on_the_way = gradient_flow(THREE.score, x0.expand(24, 2), 0.3 * (u + 1)).x
-    gain = 0.3 * weight @ THREE.score(on_the_way).square().sum(1)
-    close(log_p(0.6) - log_p(0.0), gain, 1e-8)
-    close((log_p(0.3 + 1e-4) - log_p(0.3 - 1e-4)) / 2e-4, squared(0.3), 1e-5)
+    times = torch.cat([torch.tensor([0.6, 0.3 + 1e-4, 0.3 - 1e-4, 0.3]), 0.3 * (u + 1)])
+    x = gradient_flow(THREE.score, x0.expand(28, 2), times).x
+    squared = THREE.score(x[3:]).square().sum(1)
+    end, after, before = THREE.log_prob(x[:3])
+    close(end - THREE.log_prob(x0)[0], 0.3 * weight @ squared[1:], 1e-8)
+    close((after - before) / 2e-4, squared[0], 1e-5)
 
 
 def test_rows_do_not_depend_on_those_beside_them(generator):
@@ -228,13 +228,13 @@ def test_a_start_that_does_not_converge_has_no_basin():
     x0 = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
     for score in (lambda x: torch.ones_like(x) + 0 * x, lambda x: x.abs() + 1):
         with pytest.warns(RuntimeWarning, match=r"2 of 2 starts reached no stationary point"):
-            result = find_modes(as_target(score=score), x0, also_saddles=True, max_steps=100)
+            result = find_modes(as_target(score=score), x0, also_saddles=True, max_steps=40)
         assert result.basin.tolist() == [-1, -1]
         assert result.kind == ()
         assert result.points.shape == (0, 2)
     climbs = as_target(log_prob=lambda x: x.exp().log1p().sum(1))
     with pytest.warns(RuntimeWarning, match=r"2 of 2 starts reached no stationary point"):
-        assert find_modes(climbs, x0, max_steps=100).basin.tolist() == [-1, -1]
+        assert find_modes(climbs, x0, max_steps=40).basin.tolist() == [-1, -1]
     with pytest.warns(RuntimeWarning, match=r"of 2 starts reached no stationary point"):
         short = find_modes(THREE, torch.tensor([[9.0, 9.0], [0.0, 0.3]]), max_steps=1)
     assert -1 in short.basin.tolist()
@@ -314,11 +314,11 @@ def test_units_origin_and_dtype(generator):
 
 
 def test_many_dimensions_and_stiffness(generator):
-    w = torch.logspace(0, 3, 6)
+    w = torch.logspace(0, 2.5, 6)
     U = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
     H = (U * w) @ U.mT
     x0 = 0.3 * torch.randn(2, 6, generator=generator)
-    # log p = −½ xᵀHx − ¼ (xᵀHx)²: convex, not quadratic, condition number 1e3
+    # log p = −½ xᵀHx − ¼ (xᵀHx)²: convex, not quadratic, condition number 300
     log_p = lambda x: -0.5 * (q := torch.einsum("bi,ij,bj->b", x, H, x)) - 0.25 * q**2
     result = find_modes(as_target(log_prob=log_p), x0)
     assert result.kind == ("mode",)

@@ -375,16 +375,16 @@ def test_repaint_approaches_the_conditional_law():
     exact = posterior(PLANE, HALF)
     score, grid = ExactScore(PLANE, VP()), lambda k: time_grid(VP(), k, t_min=1e-4)
     found = {
-        (n, k): repaint_moments(DDIM(), n, score, grid(k), 0) for n in (1, 5) for k in (16, 48)
+        (n, k): repaint_moments(DDIM(), n, score, grid(k), 0) for n in (1, 5) for k in (12, 36)
     }
     shift = {key: abs(float(m[1] - exact.mean[1])) for key, (m, _) in found.items()}
     spread = {key: abs(float(C[1, 1] - exact.cov[1, 1])) for key, (_, C) in found.items()}
     for m, C in found.values():
         close(m[0], 0.4, 1e-12)
         close(C[0], torch.zeros(2), 1e-12)
-    assert shift[1, 48] > max(0.04, 0.8 * shift[1, 16])
-    assert shift[5, 48] < 0.3 * shift[1, 48]
-    assert spread[5, 48] < 0.6 * spread[5, 16]
+    assert shift[1, 36] > max(0.04, 0.8 * shift[1, 12])
+    assert shift[5, 36] < 0.3 * shift[1, 36]
+    assert spread[5, 36] < 0.6 * spread[5, 12]
 
 
 @pytest.mark.usefixtures("as_user")
@@ -415,7 +415,7 @@ def test_relative_steps_below_1_are_stable():
 
 
 def annealed_moments(relative_step, n_steps):
-    ladder = Levels(torch.logspace(1, -3, 30))
+    ladder = Levels(torch.logspace(1, -3, 22))
     score = AnnealedLikelihood(ExactScore(PLANE, ladder), SEEN1)
     move = AnnealedLangevin(n_steps, relative_step)
     times = time_grid(ladder)
@@ -430,8 +430,8 @@ def test_annealed_langevin_reaches_the_posterior():
     """The law, carried exactly: the error falls with the work, as it does for no guided score."""
     exact = posterior(PLANE, SEEN1)
     errors = []
-    for n_steps in (1, 3, 9):
+    for n_steps in (1, 9):
         m, C = annealed_moments(0.4, n_steps)
         errors.append(float((C - exact.cov).abs().max() + (m - exact.mean).abs().max()))
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.05
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] < 0.05

@@ -30,9 +30,9 @@ def model():
     g = torch.Generator().manual_seed(0)
     x = torch.as_tensor(make_moons(20_000, noise=0.05, random_state=0)[0], dtype=torch.float32)
     model = glp.ScoreModel(
-        glp.MLP(2, 64, 3, generator=g), glp.schedules.VE(0.01, 10.0), predicts="v"
+        glp.MLP(2, 48, 2, generator=g), glp.schedules.VE(0.01, 10.0), predicts="v"
     )
-    settings = {"steps": 600, "batch_size": 512, "learning_rate": 3e-3}
+    settings = {"steps": 350, "batch_size": 512, "learning_rate": 3e-3}
     for _ in glp.fit(model, x, standardize=True, generator=g, **settings):
         pass
     return model
@@ -40,10 +40,10 @@ def model():
 
 SAMPLERS = {
     "MomentMatching": lambda m: (
-        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 40,
+        Ancestral(), MomentMatching(m, SEEN, max_steps=5, indefinite="stop"), 25,
     ),
     "PiGDM": lambda m: (Ancestral(), PiGDM(m, SEEN), 100),
-    "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 600),
+    "DPSStep": lambda m: (DPSStep(Ancestral(), SEEN, 0.02), m, 400),
     "RePaint": lambda m: (RePaint(Ancestral(), BARE, 5), m, 60),
 }  # fmt: skip
 

@@ -92,9 +92,9 @@ def test_chains_that_differ_have_steps_of_their_own():
     exact = -math.log(0.651) / c[:, 0]
     assert float((found.steps / exact - 1).abs().max()) < 0.1
     close(found.kernel.step_size, float(found.steps.min()), 1e-12)  # the straggler decides
-    together = warm_up(Known(0.3), NORMAL, c, 2000, Adaptation(0.651))  # negative control
+    together = warm_up(Known(0.3), NORMAL, c, 600, Adaptation(0.651))  # negative control
     assert math.exp(-together.kernel.step_size * 1e4) < 1e-6
-    alike = warm_up(Own(0.3), NORMAL, c[:3], 2000, Adaptation(0.651))
+    alike = warm_up(Own(0.3), NORMAL, c[:3], 1000, Adaptation(0.651))
     pooled = float(torch.exp(-alike.kernel.step_size * c[:3]).mean())
     assert abs(pooled - 0.651) < 0.002
 

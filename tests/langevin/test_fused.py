@@ -126,14 +126,14 @@ def test_stationary_laws_are_exact(narrow):
     x0 = Gaussian(MEAN, COV).sample(n, generator=torch.Generator().manual_seed(3)).double()
     ula = torch.linalg.inv(L @ (I - h * L / 2))
     for kernel, cov in ((ULA(h), ula), (LeimkuhlerMatthews(h), COV), (MALA(h), COV)):
-        run = fused.run(kernel, GAUSSIAN, x0, 150, 149, seed=2)
+        run = fused.run(kernel, GAUSSIAN, x0, 80, 79, seed=2)
         z = moments(run.state.x, MEAN, cov)
         assert max(map(abs, z)) < 5, (kernel, z)
-    state = fused.run(BAOAB(0.5, friction=1.5), GAUSSIAN, x0, 150, 149, seed=4).state
+    state = fused.run(BAOAB(0.5, friction=1.5), GAUSSIAN, x0, 80, 79, seed=4).state
     z = moments(state.x, MEAN, COV)
     z += moments(state.momentum, torch.zeros(2), I - 0.25 * L / 4)
     assert max(map(abs, z)) < 5, z
-    wrong = fused.run(ULA(h), GAUSSIAN, x0, 150, 149, seed=2).state.x
+    wrong = fused.run(ULA(h), GAUSSIAN, x0, 80, 79, seed=2).state.x
     assert max(map(abs, moments(wrong, MEAN, COV))) > 10  # the bias of ULA is seen
 
 
@@ -256,7 +256,7 @@ def test_normals_are_normal():
     w, lanes = noise.WIDE, noise.VECTOR * len(noise.WIDE)
     rng = pack._tiles(pack.seeds(3, lanes), lanes).reshape(-1)
     z, kept = torch.empty(64, lanes, dtype=torch.float32).numpy(), []
-    for _ in range(100):
+    for _ in range(50):
         noise.normals(w, rng, z, 64)
         kept.append(torch.from_numpy(z.copy()))
     z = torch.stack(kept).double()

@@ -291,7 +291,7 @@ def test_posteriors_are_calibrated(generator):
     assert ranks(ULA(0.12), generator, thin=8) < 1e-10  # the bias of a large step
     anchored = SGLD(0.006, 5, estimator=SVRG(10**9))  # exact: these scores are affine
     assert ranks(anchored, generator) > 1e-4
-    assert ranks(SGLD(0.03, 2), generator, factor=False) < 1e-10  # without N/n
+    assert ranks(SGLD(0.03, 2), generator, factor=False, thin=10) < 1e-10  # without N/n
 
 
 def softened(x):
@@ -354,7 +354,7 @@ def test_coordinates_have_no_order(kernel, generator):
         ULA(0.2, 0.0),
         LeimkuhlerMatthews(0.2, 0.0),
         PreconditionedULA(0.4, DENSE, 0.0),
-        PositionDependentULA(0.2, softened, "autograd", 0.0),
+        PositionDependentULA(0.2, softened, lambda x: -2 * x / (1 + x**2) ** 2, 0.0),
         TamedULA(0.2, 0.0),
         BAOAB(0.3, temperature=0.0),
     ],

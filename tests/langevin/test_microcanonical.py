@@ -424,7 +424,7 @@ def test_tuning_smaller_variances_and_chains_that_diverge(generator):
     x = torch.rand(20, 10, generator=generator)
     steps = [
         tune_mclmc(
-            MCLMC(0.1, 1.0), NORMAL, x, 300, energy_variance=v, generator=generator
+            MCLMC(0.1, 1.0), NORMAL, x, 200, energy_variance=v, generator=generator
         ).step_size
         for v in (5e-4, 5e-4 / 64)
     ]

@@ -244,7 +244,7 @@ def regression_of(target):
 def test_hmc_on_observations_is_the_exact_posterior(generator):
     x, y, mean, cov = regression(generator)
     x0 = mean + torch.randn(50, 2, generator=generator) @ torch.linalg.cholesky(cov).mT
-    chain = run(HMC(0.1, 8), posterior(x, y), x0, 60, generator=generator)
+    chain = run(HMC(0.1, 8), posterior(x, y), x0, 30, generator=generator)
     w = chain["w"].mean(1)
     error = w.std(0) / math.sqrt(50)
     assert float(((w.mean(0) - mean).abs() / error).max()) < 4
@@ -266,7 +266,7 @@ plain = gradlogp.as_target(log_prob=lambda x: -x.square().sum(1))
 def test_the_command_line_prints_names(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.py").write_text(POSTERIOR)
-    few = ["--draws", "200", "--warmup", "100", "--seed", "1", "--quiet"]
+    few = ["--draws", "150", "--warmup", "100", "--seed", "1", "--quiet"]
     assert main(["sample", "--target", "model.py:target", *few]) == 0
     assert "\nrate " in capsys.readouterr().out
     assert main(["sample", "--target", "model.py:plain", *few]) == 2

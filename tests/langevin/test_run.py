@@ -13,7 +13,7 @@ from gradlogp import (
     as_target,
     run,
 )
-from gradlogp.core import Injected, Streams, block_of
+from gradlogp.core import Injected, Streams, block_of, randomness
 from gradlogp.langevin import (
     BAOAB,
     GHMC,
@@ -42,11 +42,19 @@ def generator_at(seed):
     return torch.Generator().manual_seed(seed)
 
 
-BLOCK = block_of(torch.Size([2]))
+BLOCK = 256
+"""Chains of two dimensions that share a stream, where `small_blocks` is used."""
 
 
 def start(n, d=2):
     return torch.randn(n, d, generator=generator_at(7))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let streams be shared by few chains, so that few make several blocks."""
+    monkeypatch.setattr(randomness, "NUMBERS", 2 * BLOCK)
+    assert block_of(torch.Size([2])) == BLOCK
 
 
 @pytest.fixture(params=[0.0, 1e3], ids=["short rounds", "long rounds"])
@@ -76,18 +84,18 @@ def test_parts_are_the_whole(kernel, chunk_size, tmp_path):
         assert torch.equal(second.resume["noise"], whole.resume["noise"])
 
 
-@pytest.fixture(scope="module")
-def blocks():
+@pytest.fixture
+def blocks(small_blocks):
     """Starts of three blocks, the last of which is not full, and their draws."""
     x0 = start(2 * BLOCK + 30).double()
     return x0, run(MALA(0.8), NORMAL, x0, 8, generator=generator_at(0))
 
 
-@pytest.mark.parametrize("size", [None, 2097, BLOCK, BLOCK + 5])
+@pytest.mark.parametrize("size", [None, 67, BLOCK, BLOCK + 5])
 def test_blocks_go_on_in_chunks_of_any_size(size, blocks):
     x0, whole = blocks
     first = run(MALA(0.8), NORMAL, x0, 5, generator=generator_at(0), chunk_size=size)
-    second = run(MALA(0.8), NORMAL, resume=first, n_steps=3, chunk_size=5000)
+    second = run(MALA(0.8), NORMAL, resume=first, n_steps=3, chunk_size=140)
     torch.testing.assert_close(second.draws, whole.draws[:, 5:], rtol=1e-12, atol=1e-12)
     assert torch.equal(second.resume["noise"], whole.resume["noise"])
     assert len(second.resume["noise"]) == 3
@@ -340,13 +348,14 @@ def test_without_adapt_nothing_is_tuned(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "rate"),
-    [(MALA(1e-4), 0.574), (HMC(5.0, 4), 0.8), (HMC(0.1, 1), 0.574), (GHMC(3.0), 0.574)],
+    ("kernel", "rate", "n"),
+    [(MALA(1e-4), 0.574, 300), (HMC(5.0, 4), 0.8, 600), (HMC(0.1, 1), 0.574, 300),
+     (GHMC(3.0), 0.574, 300)],
     ids=["MALA", "HMC", "HMC of one leapfrog", "GHMC"],
-)
-def test_the_acceptance_of_the_kept_draws_is_the_best(kernel, rate):
+)  # fmt: skip
+def test_the_acceptance_of_the_kept_draws_is_the_best(kernel, rate, n):
     x0, target = start(100, 8), Gaussian(torch.zeros(8), torch.arange(1.0, 9.0))
-    chain = run(kernel, target, x0, 640, 600, generator=generator_at(1), adapt=True)
+    chain = run(kernel, target, x0, n + 40, n, generator=generator_at(1), adapt=True)
     assert abs(float(chain.info.acceptance.mean()) - rate) < 0.02
     assert type(chain.kernel) is type(kernel)
     stats = chain.to_arviz()["sample_stats"]["step_size"]
@@ -373,12 +382,13 @@ def test_a_tuned_run_goes_on_bit_for_bit(how, chunk_size, tmp_path):
         assert third.kernel == whole.kernel
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_tuning_does_not_depend_on_chunks():
     x0 = start(BLOCK + 30)
     one, two = (
         run(MALA(0.1), WIDE, x0, 45, 40, generator=generator_at(0), adapt=HOW["matrix"],
             chunk_size=size)
-        for size in (None, 3000)
+        for size in (None, 100)
     )  # fmt: skip
     torch.testing.assert_close(one.draws, two.draws, rtol=1e-8, atol=1e-8)
     assert abs(one.step_size / two.step_size - 1) < 1e-9

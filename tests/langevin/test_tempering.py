@@ -171,11 +171,11 @@ def test_it_crosses_where_one_temperature_does_not(generator):
     target = GaussianMixture([0.3, 0.7], torch.tensor([[-6.0], [6.0]]), 1.0)
     x0 = torch.full((400, 1), -6.0)
     ladder = ParallelTempering(0.8, (1.0, 2.5, 6.0, 15.0, 40.0))
-    x = run(ladder, target, x0, 250, 249, generator=generator).state.x[:, 0]
+    x = run(ladder, target, x0, 150, 149, generator=generator).state.x[:, 0]
     right = (x > 0).double()
     assert abs(z_score(right, 0.7)) < 4.5
     assert abs(z_score((x - 6 * x.sign()).square(), 1.0)) < 4.5
-    alone = run(ParallelTempering(0.8, (1.0,)), target, x0, 250, 249, generator=generator).state.x
+    alone = run(ParallelTempering(0.8, (1.0,)), target, x0, 150, 149, generator=generator).state.x
     assert float((alone > 0).double().mean()) == 0
 
 

@@ -106,8 +106,8 @@ MUTANTS = (
     ),
     Mutant(
         "M6: g for g²",
-        "core/protocols.py", "return 2 * sigma * (d_sigma - self.f(t) * sigma)",
-        "return (2 * sigma * (d_sigma - self.f(t) * sigma)).sqrt()",
+        "core/protocols.py", "return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)",
+        "return (2 * sigma * (d_sigma - d_alpha / alpha * sigma)).sqrt()",
         "noise/test_schedules.py",
     ),
     Mutant(
@@ -766,8 +766,8 @@ MUTANTS = (
     Mutant(
         "X: the sign of f in g²",
         "core/protocols.py",
-        "return 2 * sigma * (d_sigma - self.f(t) * sigma)",
-        "return 2 * sigma * (d_sigma + self.f(t) * sigma)",
+        "return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)",
+        "return 2 * sigma * (d_sigma + d_alpha / alpha * sigma)",
         "check/test_theory.py::test_claim[diffusion.drift_and_diffusion]",
     ),
     Mutant(

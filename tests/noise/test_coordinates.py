@@ -70,7 +70,7 @@ def test_the_determinant_and_the_pull_back_are_those_of_autograd(event, generato
     close(c.pull_back(x, s_z).flatten(1), of_x.score(x.flatten(1)), 1e-10)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     event=st.lists(st.integers(1, 3), min_size=1, max_size=3), unit=st.floats(-6, 6),
     zero=st.floats(-1e3, 1e3), seed=st.integers(0, 999),

@@ -223,7 +223,7 @@ def configs(draw):
     return {"name": name} | arguments[name]
 
 
-@settings(deadline=None, derandomize=True, max_examples=75)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(config=configs(), a=st.floats(0.0, 1.0), b=st.floats(0.0, 1.0))
 def test_log_snr_falls(config, a, b):
     schedule = from_config(config)

@@ -185,7 +185,11 @@ def model_of_classes(schedule):
     return model
 
 
-@far
+@pytest.mark.parametrize(
+    "schedule",  # of those of one kind in another time one is enough
+    [pytest.param(s, marks=pytest.mark.slow if isinstance(s, EDM | SubVP) else ()) for s in FAR],
+    ids=lambda s: type(s).__name__,
+)
 def test_the_mean_of_one_class_is_found_among_all(schedule, generator):
     """The start is of the class, so its samples are too; the pooled start leaves a bias."""
     model, n, times = model_of_classes(schedule), 2000, None

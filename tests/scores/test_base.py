@@ -479,7 +479,7 @@ def test_a_likelihood_ends_where_the_law_is_known(generator):
     """The flow from there to t = 1 would add nothing; and it takes fewer evaluations."""
     model = learned(VE(0.05, 300.0), MIXTURE, 2, 9)
     x = MIXTURE.sample(3, generator=generator).double()
-    found, fixed = glp.log_likelihood(model, x), glp.log_likelihood(model, x, n_steps=120)
+    found, fixed = glp.log_likelihood(model, x), glp.log_likelihood(model, x, n_steps=60)
     model.base.share[-1] = 1e-30
     assert model.start == 1
     whole = glp.log_likelihood(model, x)

@@ -542,7 +542,7 @@ def test_rare_levels_are_drawn_as_often_as_they_are_met(tmp_path):
     g = seeded(1)
     model = untrained(rows_of(2000, g), VE(0.01, 40.0))
     n = 4000
-    drawn = evolve(ProbabilityFlow(), model, n, time_grid(model.schedule, 60), generator=g)
+    drawn = evolve(ProbabilityFlow(), model, n, time_grid(model.schedule, 40), generator=g)
     met = torch.bincount(drawn[:, :3].argmax(1), minlength=3).double() / n
     assert bool(((met - SHARES).abs() < 4.5 * (SHARES * (1 - SHARES) / n).sqrt()).all()), met
     assert abs(float((drawn[:, 3] > 0.5).double().mean()) - 0.2) < 4.5 * math.sqrt(0.16 / n)

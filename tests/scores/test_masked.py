@@ -117,7 +117,7 @@ def test_exact_draws_have_the_exact_law():
         z = torch.zeros(len(u), 3).double()
         exact = as_mixture(law.conditional([1, 2], HOLES[0, 1:]))
         z[:, 0] = quantile(exact.noised(1.0, 200.0), u)
-        x = evolve(ProbabilityFlow(), score, z, time_grid(schedule, 500))
+        x = evolve(ProbabilityFlow(), score, z, time_grid(schedule, 300))
         close(x[:, 0], quantile(exact, u), 1e-3)
         marginal = quantile(as_mixture(over(law, [0])), u)
         assert (x[:, 0] - marginal).abs().max() > 0.1  # negative control
@@ -137,18 +137,18 @@ def quantile(law, u):
 @every_law
 def test_densities_of_rows_with_holes(law, generator):
     """log p(unknown | known) and log p(known), of the law blurred at t_min: to the solver's error."""
-    schedule = VE(1e-4, 20.0)
+    schedule = VE(2e-3, 20.0)
     score = ExactScore(WithHoles(law), schedule)
     x = HOLES.clone()
     full = torch.where(x.isnan(), torch.randn(5, 3, generator=generator), x)
     known = ~HOLES.isnan()
-    found = conditional_log_likelihood(score, full, known, tolerance=1e-4)
+    found = conditional_log_likelihood(score, full, known, tolerance=5e-4)
     marginal = marginal_log_likelihood(
         score,
         HOLES[[0, 1, 3, 4]],
         times=time_grid(schedule, 12),
         generator=generator,
-        tolerance=1e-4,
+        tolerance=5e-4,
     )
     j = 0
     for i, row in enumerate(HOLES):
@@ -321,10 +321,11 @@ def test_replacement_is_biased_and_the_conditional_score_is_not():
     objective = lambda score, z, generator: masked(
         score, z, groups=(0, 1), flags=(False, False), generator=generator
     )
-    options = {"steps": 200, "batch_size": 256, "learning_rate": 3e-3, "standardize": True}
+    options = {"steps": 80, "batch_size": 256, "learning_rate": 3e-3, "standardize": True}
     list(fit(model, x[both], objective, condition=known[both], generator=g, **options))
     n, at = 2000, torch.tensor([[1.0, NAN]])
-    drawn = evolve(ProbabilityFlow(), model.given(at), n, generator=g)[:, 1]
+    times = time_grid(model.schedule, 60)
+    drawn = evolve(ProbabilityFlow(), model.given(at), n, times, generator=g)[:, 1]
     # s.e.: of n draws and of a regression on the whole rows
     rows = int(both.sum())
     error = math.sqrt(0.19 / n + 0.19 * 2 / rows)

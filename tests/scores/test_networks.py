@@ -1,5 +1,6 @@
 """Networks: shapes, seeded weights, a silent start, conditions, and no sample that sees another."""
 
+import functools
 import json
 
 import pytest
@@ -46,9 +47,16 @@ def inputs(network, n, g):
 def conditional(make, condition, g):
     """A network with that condition whose output is not 0."""
     if condition == IMAGE:
-        event = make(generator=seeded()).event_shape
-        condition = (2, *event[1:]) if isinstance(make(generator=g), UNet) else (2, 8, 8)
+        with torch.device("meta"):
+            plain = make()
+        condition = (2, *plain.event_shape[1:]) if isinstance(plain, UNet) else (2, 8, 8)
     return awake(make(generator=g, condition=condition))
+
+
+@functools.cache
+def shared(make, condition):
+    """The network of seed 5 with that condition, for tests that leave its weights as they are."""
+    return conditional(make, condition, seeded(5))
 
 
 @every_network
@@ -76,12 +84,11 @@ def test_where_there_are_no_numbers_none_is_drawn(monkeypatch):
 @every_condition
 @every_network
 def test_weights_come_from_the_generator_alone(make, condition):
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    one = conditional(make, condition, seeded(5))
-    assert torch.equal(before, torch.get_rng_state())
+    one = shared(make, condition)
     torch.manual_seed(2)
+    before = torch.get_rng_state()
     two, three = (conditional(make, condition, seeded(seed)) for seed in (5, 6))
+    assert torch.equal(before, torch.get_rng_state())
     a, b, c = (n.state_dict() for n in (one, two, three))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
@@ -94,7 +101,7 @@ def test_weights_come_from_the_generator_alone(make, condition):
 @every_condition
 @every_network
 def test_the_config_rebuilds_the_network(make, condition, generator):
-    network = conditional(make, condition, generator)
+    network = shared(make, condition)
     again = type(network)(**json.loads(json.dumps(network.config)))
     again.load_state_dict(network.state_dict())
     given = inputs(network, 3, generator)
@@ -107,7 +114,7 @@ def test_the_config_rebuilds_the_network(make, condition, generator):
 @every_network
 def test_samples_do_not_see_each_other(make, condition, generator):
     """Neither in a batch nor under vmap, where each is a separate batch."""
-    network = conditional(make, condition, generator)
+    network = shared(make, condition)
     given = inputs(network, 5, generator)
     out = network(*given)
     alone = [network(*(value[i : i + 1] for value in given))[0] for i in range(5)]
@@ -131,7 +138,7 @@ def test_one_level_for_all_is_a_row_of_each(make, generator):
 @every_network
 def test_all_that_it_is_given_matters(make, condition, generator):
     """Every entry of x and of the values, the noise coordinate, and the class."""
-    network = conditional(make, condition, generator)
+    network = shared(make, condition)
     x, c, *rest = (
         value.requires_grad_(value.is_floating_point()) for value in inputs(network, 2, generator)
     )
@@ -148,7 +155,8 @@ def test_all_that_it_is_given_matters(make, condition, generator):
 @every_condition
 @every_network
 def test_every_parameter_is_trained(make, condition, generator):
-    network = conditional(make, condition, generator)
+    network = shared(make, condition)
+    network.zero_grad()
     given = inputs(network, 5, generator)
     (network(*given) - given[0]).square().sum().backward()
     for name, p in network.named_parameters():

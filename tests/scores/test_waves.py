@@ -192,6 +192,7 @@ def test_score_and_denoiser_obey_tweedie(base, generator):
     close(model.denoise(z, TIMES), (z + sigma**2 * model(z, TIMES)) / alpha, rtol=1e-9, atol=1e-7)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_large_images_start_from_waves(generator, tmp_path):
     x = torch.randn(12, 1, 24, 24, generator=generator).cumsum(2)
     made = {"channels": (8, 8), "schedule": VE(0.05, 20.0)}

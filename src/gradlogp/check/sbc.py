@@ -219,8 +219,10 @@ def correlations(
     for _ in range(50):
         rho = 1 - gamma / s2 * (1 - v)
         rho = rho * (rho.abs() > least).long().cumprod(1)
-        v = (L + 2 * ((L - lags) * rho).sum(1, keepdim=True)) / L**2
+        before, v = v, (L + 2 * ((L - lags) * rho).sum(1, keepdim=True)) / L**2
         v = v.clamp(max=0.9)
+        if torch.equal(v, before):
+            break
     return rho
 
 

@@ -132,8 +132,8 @@ class Schedule(ABC):
     def g2(self, t: Tensor) -> Tensor:
         """Return the squared diffusion coefficient, 2σ (σ' − f σ), at t = 0 as a limit."""
         t = t.clamp(min=1e-12)  # σ' is infinite at 0 where σ ~ sqrt(t), the product is not
-        (_, sigma), (_, d_sigma) = self(t), self.rates(t)
-        return 2 * sigma * (d_sigma - self.f(t) * sigma)
+        (alpha, sigma), (d_alpha, d_sigma) = self(t), self.rates(t)
+        return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)
 
 
 class Moments(NamedTuple):

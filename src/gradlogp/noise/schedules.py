@@ -76,8 +76,15 @@ class VE(Schedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (α_t, σ_t)."""
-        log_ratio = math.log(self.sigma_max / self.sigma_min)
-        return torch.ones_like(t), self.sigma_min * torch.exp(log_ratio * t)
+        return torch.ones_like(t), self.sigma_min * torch.exp(self._log_ratio * t)
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (dα/dt, dσ/dt), which are 0 and σ log(σ_max/σ_min)."""
+        return torch.zeros_like(t), self(t)[1] * self._log_ratio
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -150,6 +151,7 @@ NEITHER = (
 )
 
 
+@cache
 def _rooted(data: Gaussian, drift: float, noise: float, n: int = 2000) -> float:
     """The same for dX = −g^{drift} s dτ + g^{noise} dW̄, by Heun's rule for the variance."""
     schedule, total = VE(LOW, HIGH), 0.0
