@@ -3126,12 +3126,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: steps go across the levels at which a share bends",
-        "calculus/ode.py", "stop = left.amin(1) if len(stops) else", "stop = left.amax(1) if len(stops) else",
+        "calculus/ode.py", "stop = left.amin(1)", "stop = left.amax(1)",
         "calculus/test_ode.py::test_steps_end_where_derivatives_jump",
     ),
     Mutant(
         "X: a share bends half a level later",
-        "scores/shared.py", "low + (high - low) * i / last, std)", "low + (high - low) * (i + 0.5) / last, std)",
+        "scores/shared.py", "(high - low) * i / last, std)", "(high - low) * (i + 0.5) / last, std)",
         "scores/test_base.py::test_the_error_told_of_a_likelihood_is_right_where_the_share_bends",
     ),
     Mutant(
