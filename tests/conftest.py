@@ -3,16 +3,28 @@
 import gc
 import os
 import zlib
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-import typed
-from few_support import at_few_levels
+
+if TYPE_CHECKING:
+    import torch
+    import typed
 
 os.environ.pop("COLUMNS", None)  # the width of the terminal in which tests are run
-typed.install()
-torch.set_num_threads(1)
 gc.disable()  # until all tests are collected: until then hardly anything is garbage
+
+
+def pytest_configure(config):
+    """Prepare PyTorch, but not where tests are only dealt out to workers, who wait for it."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    global torch, typed
+    import torch
+    import typed
+
+    typed.install()
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish():
@@ -92,6 +104,8 @@ def few_steps(monkeypatch):
 @pytest.fixture
 def few_levels(few_steps):
     """Likewise, and have shares at few noise levels."""
+    from few_support import at_few_levels
+
     with at_few_levels():
         yield
 

@@ -120,12 +120,19 @@ def dotted(node: ast.AST) -> list[str]:
 @cache
 def names_in(node: ast.AST) -> frozenset[tuple[str, ...]]:
     """Return all names and dotted names in a piece of code, with the fixtures that a test takes."""
-    found, waiting = set(), [node]
+    found: set[tuple[str, ...]] = set()
+    waiting: list[Any] = [node]
     while waiting:  # `ast.walk`, for a third of its time
         part = waiting.pop()
-        if isinstance(part, ast.Name | ast.Attribute):
+        kind = type(part)
+        if kind is ast.Name:
+            found.add((part.id,))
+            continue
+        if kind is ast.Attribute:
             found.add(tuple(dotted(part)))
-        elif isinstance(part, ast.arg):
+            waiting.append(part.value)
+            continue
+        if kind is ast.arg:
             found.add((part.arg,))
         for value in vars(part).values():
             if isinstance(value, list):
@@ -155,8 +162,9 @@ def resolve(file: Path, words: Iterable[str]) -> Place | None:
     bound = known(file).get(first)
     if isinstance(bound, str):
         return locate(".".join([bound, *rest]))
-    shared = TESTS / "conftest.py"
-    return bound or ((shared, first) if first in fixtures() and of_tests(file) else None)
+    if bound is None and first in fixtures() and of_tests(file):
+        return TESTS / "conftest.py", first
+    return bound
 
 
 def discovered(file: Path, node: ast.AST) -> set[Place]:

@@ -431,7 +431,7 @@ def test_a_correction_that_makes_the_flow_worse_is_left_out(sign, part):
             return mean - self._known(z, t)[0] if alone else mean
 
     made = Planted(glp.MLP(2, 4, 1).double(), VE(0.1, 20.0), "v", base=base)
-    x = MIXTURE.sample(60, generator=seeded(2)).double()
+    x = MIXTURE.sample(24, generator=seeded(2)).double()
     judge = Judge(x, None, 0)
     judge(made)
     assert judge.found.kept is (sign > 0)
