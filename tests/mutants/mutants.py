@@ -2598,7 +2598,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: frequencies for a few rows of many columns",
-        "interfaces/pipeline.py", "max(ROWS_A_COLUMN * d", "max(ROWS_A_COLUMN",
+        "interfaces/pipeline.py", "ROWS_A_COLUMN * d <= len(x)", "ROWS_A_COLUMN <= len(x)",
         "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",
     ),
     Mutant(
@@ -3113,11 +3113,6 @@ MUTANTS = (
         "X: a network with a hook is taken for what it was built of",
         "scores/networks/mlp.py", "(m._forward_hooks or m._forward_pre_hooks)", "False",
         "scores/test_traced.py::test_what_the_formula_does_not_know_is_differentiated",
-    ),
-    Mutant(
-        "X: as many rows are enough for the frequencies of many columns as of few",
-        "interfaces/pipeline.py", "ROWS_A_SQUARE * d**2", "ROWS_A_SQUARE * d",
-        "interfaces/test_pipeline.py::test_frequencies_where_rows_are_many_for_the_columns",
     ),
     Mutant(
         "A: one row of which a network is far off costs the whole of a correction",

@@ -56,11 +56,10 @@ LOOKED_AT = 2**16
 """Rows that noise levels are chosen by."""
 
 FREQUENCIES = (1.0, 2.5, 6.3, 16.0)
-ROWS_A_COLUMN, ROWS_A_SQUARE = 20, 4
-"""Frequencies that the MLP is given of each entry of vectors, where there are so many rows or more for
-each of at most `width` columns, and so many times the square of their number. With fewer rows it
-memorises them (wine, breast_cancer, vehicle, texture, satimage); with more it finds edges and grids
-that it does not find without (diabetes, segment, penbased, diamonds)."""
+ROWS_A_COLUMN = 20
+"""Frequencies that the MLP is given of each entry of vectors, where there are so many rows or more
+for each of at most `width` columns. With fewer rows it memorises them (wine, breast_cancer); with more
+it finds edges and grids that it does not find without (diabetes, diamonds)."""
 
 CHUNK = 4096
 """Points handled together."""
@@ -130,10 +129,9 @@ def build_model(
         )  # fmt: skip
     elif network is None:
         d = event.numel()
-        enough = max(ROWS_A_COLUMN * d, ROWS_A_SQUARE * d**2) <= len(x) and d <= width
         network = MLP(
             event, width, depth, condition, holes=masks is not None, generator=generator,
-            frequencies=FREQUENCIES if enough else (),
+            frequencies=FREQUENCIES if ROWS_A_COLUMN * d <= len(x) and d <= width else (),
         )  # fmt: skip
         if base is None and masks is None and event.numel() > width:
             warn_of_rank(x, width)
