@@ -2193,7 +2193,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a correction is left out where it helps",
-        "interfaces/base.py", "Correction(gain, gain.value > 0,", "Correction(gain, gain.value <= 0,",
+        "interfaces/base.py", "kept = gain.value > (0.0", "kept = gain.value <= (0.0",
         "interfaces/test_estimator.py::test_a_correction_that_makes_the_flow_worse_is_left_out",
     ),
     Mutant(
@@ -3100,7 +3100,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: the divergence without the part of the state beside the network",
-        "scores/traced.py", "(scale * (p - origin)).sum()", "0 * (scale * p).sum()",
+        "scores/traced.py", "trace + (scale * p).sum()", "trace",
         "scores/test_traced.py::test_of_every_prediction_and_base",
     ),
     Mutant(
@@ -3111,7 +3111,7 @@ MUTANTS = (
     ),
     Mutant(
         "X: a network with a hook is taken for what it was built of",
-        "scores/networks/mlp.py", "(m._forward_hooks or m._forward_pre_hooks)", "False",
+        "scores/networks/mlp.py", "m._forward_hooks or m._forward_pre_hooks or", "",
         "scores/test_traced.py::test_what_the_formula_does_not_know_is_differentiated",
     ),
     Mutant(

@@ -81,7 +81,7 @@ def test_with_conditions(condition, generator):
     same(*found(model, z, t, y))
     score = model.given(torch.tensor([2]) if classes else y[:1])
     with torch.no_grad():
-        same(score._traced(z, t), jacobian_trace(lambda x: score._learned(x, t), z))
+        same(score._learned_and_trace(z, t), jacobian_trace(lambda x: score._learned(x, t), z))
 
 
 @pytest.mark.parametrize("cotangents", [1, 100, 2**17])
@@ -130,15 +130,41 @@ def shifted(model):
     return model
 
 
+class Otherwise(ScoreModel):
+    def _denoise(self, z, t):
+        return 2 * super()._denoise(z, t)
+
+
+def otherwise(model):
+    model.__class__ = Otherwise
+    return model
+
+
+def patched(model):
+    layer = model.network.blocks[0].first
+    forward = layer.forward
+    layer.forward = lambda h: forward(h).square()
+    return model
+
+
+def of_low_rank(model):
+    parts = nn.Linear(16, 4), nn.Linear(4, 16)
+    model.network.blocks[1].second = nn.Sequential(*parts).double()
+    return model
+
+
 def by_itself(model):
     forward = model.network.forward
     model.network.forward = lambda *given, **known: 3 * forward(*given, **known)
     return model
 
 
-@pytest.mark.parametrize("change", [hooked, replaced, doubled, shifted, by_itself])
+@pytest.mark.parametrize(
+    "change",
+    [hooked, replaced, doubled, shifted, otherwise, patched, of_low_rank, by_itself],
+)
 def test_what_the_formula_does_not_know_is_differentiated(change, generator):
-    """The likelihood is that of the changed model; it is within a tolerance that differentiates all."""
+    """A model that was changed is not taken for what it was built of."""
     model, t = change(model_of(schedule=VP())), torch.tensor(0.3).double()
     z = torch.randn(3, 3, generator=generator)
     with torch.no_grad():
@@ -156,3 +182,35 @@ def test_a_likelihood_is_the_same_and_differentiable_as_before(generator):
     close(by_hand, by_graph.detach(), rtol=1e-9)
     (slope,) = torch.autograd.grad(by_graph.sum(), model.network.outlet.weight)
     assert float(slope.abs().max()) > 1e-3
+
+
+def test_beside_waves_it_is_differentiated(generator):
+    """What they lack linearly depends on every pixel, so that the formula would be wrong."""
+    model = ScoreModel(MLP((1, 23, 23), 8, 1, generator=generator), VP(), "v", base="gaussian")
+    z, t = torch.randn(2, 1, 23, 23, generator=generator).float(), torch.tensor(0.3)
+    with torch.no_grad():
+        assert model.float().eval()._learned_and_trace(z, t) is None
+
+
+def test_conditions_of_other_rows_are_refused_as_such(as_user, generator):
+    score = model_of(condition=4).given(torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="holds 3 rows of conditions"):
+        glp.log_likelihood(score, torch.randn(5, 3, generator=generator), n_steps=6)
+
+
+def test_far_from_zero_no_digits_are_lost(generator):
+    """In float32, of data whose mean is 10,000 of their deviations."""
+    model = model_of().float()
+    model.z_mean.fill_(1e4)
+    model.z_std.fill_(1.0)
+    fine = model_of()
+    fine.z_mean.fill_(1e4)
+    fine.z_std.fill_(1.0)
+    t = torch.tensor(0.3)
+    z = (model.schedule(t)[0] * 1e4 + torch.randn(6, 3, generator=generator)).float()
+    with torch.no_grad():
+        found, right = (
+            model._learned_and_trace(z, t),
+            fine._learned_and_trace(z.double(), t.double()),
+        )
+    assert float((found[1].double() - right[1]).abs().max()) < 3e-4

@@ -145,8 +145,8 @@ def integrate(
         partial: Whether to return an incomplete path if the end is not reached.
         stops: Times at which a step ends, because derivatives of the field jump there: a step across
             would be in error by more than the pair tells.
-        told: (step, t `(B,)` at its end) -> what the defect of a step does to a result, `(B, *any)`,
-            whose absolute values are added up; by default the defect itself.
+        told: (step, t `(B,)` at its end) -> what the defect of a step does to results, `(B, k)`, whose
+            absolute values are added up, with the largest rounding; by default the defect itself.
 
     Raises:
         ValueError: If the field does not have the shape of y.
@@ -220,11 +220,12 @@ def integrate(
             reached = torch.where(good, torch.where(cut, stop, done + h), done)
             accepted, rejected = accepted + good, rejected + (going & ~good)
             keep = good.reshape(-1, *[1] * (y.ndim - 1))
+            rounding = torch.finfo(y.dtype).eps * new.y.abs()
             if told is None:
-                part = new.defect.abs() + torch.finfo(y.dtype).eps * new.y.abs()
-                total = torch.where(keep, total + part, total)
+                total = torch.where(keep, total + new.defect.abs() + rounding, total)
             else:
-                part = told(new, at(done + h)).abs()
+                most = rounding.flatten(1).amax(1, keepdim=True)
+                part = told(new, at(done + h)).abs() + most
                 total = torch.where(good.unsqueeze(1), total + part, total)
         if new.slope.requires_grad and bool((going & ~good).any()):
             # what was refused may have overflowed, and 0 · ∞ spoils derivatives: omit it

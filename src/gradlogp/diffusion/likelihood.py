@@ -227,6 +227,7 @@ def log_likelihood(
         raise ValueError("derivatives do not cross processes: drop processes= or differentiable=")
     processes.same_noise(generator)
     t_max = start_of(score)
+    stops = () if n_steps is not None else getattr(score, "kinks", ())
     steps = 1 if n_steps is None or t_max <= t_min else n_steps
     total = len(shares(len(x), chunk_size, processes)) * steps
     ticks = itertools.count(1)
@@ -252,7 +253,6 @@ def log_likelihood(
                 state = path.start(y)
                 # what adds up over the steps is several times what one may leave
                 step = max(tolerance / 10, 16 * torch.finfo(y.dtype).eps)
-                stops = getattr(score, "kinks", ())
                 found = integrate(
                     path, state, t_min, t_max, rtol=step, atol=step, stops=stops, told=path.told
                 )
@@ -316,7 +316,7 @@ class _Path:
     def __call__(self, state: Tensor, t: Tensor) -> Tensor:
         """Return the rate of the state."""
         x, _ = self.split(state)
-        value, traces = self._traced(lambda y: flow_velocity(self.score, y, t), x)
+        value, traces = self._by_derivatives(lambda y: flow_velocity(self.score, y, t), x)
         return torch.cat([value.flatten(1), traces.mT], 1)
 
     def told(self, step: Step, t: Tensor) -> Tensor:
@@ -335,17 +335,18 @@ class _Path:
         """Return x̂_0 and its divergence, `(n, B)`; that of a base in closed form."""
         score = self.score
         if not isinstance(score, ScoreBase):
-            return self._traced(lambda y: score.denoise(y, t), z)
+            return self._by_derivatives(lambda y: score.denoise(y, t), z)
+        score._check(z, t)
         known = score._known(z, t)
-        by_hand = score._traced(z, t) if self.probes is None else None
+        by_hand = score._learned_and_trace(z, t) if self.probes is None else None
         if by_hand is not None:
             value, trace = by_hand[0], by_hand[1][None]
         else:
             learned = score.denoise if known is None else score._learned
-            value, trace = self._traced(lambda y: learned(y, t), z)
+            value, trace = self._by_derivatives(lambda y: learned(y, t), z)
         return (value, trace) if known is None else (known[0] + value, known[1] + trace)
 
-    def _traced(self, field: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_derivatives(self, field: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.probes is not None:
             return hutchinson_trace(field, x, self.probes)
         value, trace = jacobian_trace(field, x)

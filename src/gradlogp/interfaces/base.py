@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -50,8 +51,8 @@ class Correction(NamedTuple):
     """The gain of the learned correction in held-out nats over the base, and whether it is kept.
 
     It is measured on rows that also chose the weights and the share, so it is slightly optimistic.
-    If the whole makes the likelihood worse, the gain is that of the largest of `PARTS` that does not,
-    or of the smallest.
+    If the whole makes the likelihood worse, the gain is that of the largest of `PARTS` that is better
+    than none by more than its error, or of the smallest. `part` is what is kept.
     """
 
     gain: Estimate
@@ -192,7 +193,7 @@ class Judge:
         if model.base is None or len(self.x) < 2 or model.schedule.times is not None:
             return
         if not bool(model.base.share.any()):  # they are the same
-            self.found = Correction(Estimate(0.0, 0.0), False)
+            self.found = Correction(Estimate(0.0, 0.0), False, 0.0)
             return
         ours: ScoreModel = copy.deepcopy(model).cpu().double()
         base = copy.deepcopy(ours)
@@ -201,17 +202,20 @@ class Judge:
         base.base.share *= 1e-30
         base.network = _Silent()
         assert ours.base is not None
-        share = ours.base.share.clone()
+        share, known = ours.base.share.clone(), torch.full((len(self.x),), torch.inf).double()
+        with suppress(ArithmeticError):  # no number at all
+            known = self._nats(base)
         for part in PARTS:
             ours.base.share.copy_(part * share)
             try:
-                gain = mean_and_error(self._nats(ours) - self._nats(base))
+                gain = mean_and_error(self._nats(ours) - known)
             except ArithmeticError:  # no number at all
                 gain = Estimate(float("-inf"), float("nan"))
-            self.found = Correction(gain, gain.value > 0, part)
-            if self.found.kept:
+            kept = gain.value > (0.0 if part == 1 else gain.standard_error)
+            self.found = Correction(gain, kept, part if kept else 0.0)
+            if kept:
                 break
-        model.base.share.mul_(part if gain.value > 0 else 0.0)
+        model.base.share.mul_(part if kept else 0.0)
 
     def _nats(self, model: ScoreModel) -> Tensor:
         score: NoisyScore = model if self.condition is None else model.given(self.condition)

@@ -107,7 +107,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         model_: The trained `ScoreModel`.
         held_out_loss_: Its held-out loss with standard error, or None.
         correction_: The gain of the learned correction over the base in held-out nats, and whether
-            it was kept; otherwise only the base is used. None without a base or held-out rows.
+            it or a part was kept; else only the base is used. None without a base or held-out rows.
         sigma_min_: The smallest noise level, in units of each column's standard deviation.
         classes_, class_prior_: With condition="classes", the class labels and their frequencies.
         condition_shape_, condition_names_: With "values", the shape of a row of y, and its columns.

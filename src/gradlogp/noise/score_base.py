@@ -48,7 +48,8 @@ class ScoreBase:
     is known in closed form."""
 
     kinks: Sequence[float] = ()
-    """Times at which derivatives of the score jump, which solvers with steps of their own stop at."""
+    """Times at which derivatives of the score jump: `log_likelihood` to a tolerance ends steps
+    there."""
 
     fixed_dtype = False
     """Whether states must have the dtype and device of `like`, as weights ask for."""
@@ -80,8 +81,8 @@ class ScoreBase:
         """Return what is added to it."""
         return self._denoise(z, t)
 
-    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the same and its divergence, `(B,)`, without a graph; None: by differentiation."""
+    def _learned_and_trace(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return `_learned` and its divergence, `(B,)`, without a graph; None: by differentiation."""
         return None
 
     def _check(self, z: Tensor, t: Tensor) -> None:

@@ -258,7 +258,9 @@ class ConditionedScore(ScoreWrapper):
         mean: Tensor = self.score.denoise_given(z, t, self._each(z), alone=True)
         return mean
 
-    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _learned_and_trace(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        if type(self) is not ConditionedScore:
+            return None
         return learned_and_trace(self.score, z, t, self._each(z))
 
     def _around(self, score: Any) -> Any:  # another condition in place of this one, or none

@@ -333,7 +333,7 @@ class ScoreModel(ScoreBase, nn.Module):
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)
 
-    def _traced(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _learned_and_trace(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         return learned_and_trace(self, z, t, self._without(z))
 
     def denoise_given(

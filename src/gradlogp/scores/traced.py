@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .frame import Seen
+from .base import Base
 from .networks import MLP
 
 
@@ -15,11 +15,12 @@ def _by_hand(model: Any, t: Tensor) -> bool:
     """Return whether the formula is that of this model at t, and no derivatives are wanted of it."""
     from .model import ScoreModel  # which needs this module
 
-    kind, network = type(model), getattr(model, "network", None)
-    if not isinstance(model, ScoreModel) or type(network) is not MLP or network.holes:
+    if type(model) is not ScoreModel or "denoise_given" in vars(model) or t.numel() != 1:
         return False
-    own = all(getattr(kind, n) is getattr(ScoreModel, n) for n in ("denoise_given", "_seen"))
-    return own and t.numel() == 1 and network._plain and not torch.is_grad_enabled()
+    network, plain_base = model.network, type(model.base) in (type(None), Base)
+    if not plain_base or type(network) is not MLP or network.holes or torch.is_grad_enabled():
+        return False
+    return network._plain()
 
 
 def learned_and_trace(
@@ -27,11 +28,11 @@ def learned_and_trace(
 ) -> tuple[Tensor, Tensor] | None:
     r"""Return what a network adds to E[z_0 | z_t = z] and its divergence, `(B,)`, without a graph.
 
-    With z̃ = scale (z − drift) it is affine in z̃ and in what the network says of it, entry by
-    entry, with factors p and q:
+    Entry by entry it is affine in z̃ = scale (z − drift) and in the output F(z̃) of the network, with
+    factors p and q. Its divergence is
 
     .. math::
-        \nabla \cdot m = \sum_i scale_i \left( p_i + q_i \, \partial F_i / \partial \tilde z_i \right)
+        \sum_i scale_i \left( p_i + q_i \, \partial F_i / \partial \tilde z_i \right)
 
     Arguments:
         model: The model.
@@ -47,14 +48,16 @@ def learned_and_trace(
         return None
     frame = model._frame(z, t)
     seen = model._seen(z, frame, condition)
-    zero, one = torch.zeros_like(z[:1]), torch.ones_like(z[:1])
-    # the rows of z̃ and of what the network says give 0, p and q beside what depends on neither
-    units = Seen(torch.cat([zero, one, zero]), frame.coordinate.expand(3))
-    said = torch.cat([zero, zero, one])
-    origin, p, q = model._mean_by(said, units, frame, units.z_unit, alone=True)
+    zero, one = torch.zeros_like(z[0]), torch.ones_like(z[0])
+    z_unit, said = torch.stack([one, zero]), torch.stack([zero, one])
+    factors = frame.mean(model.predicts, said, z_unit if model._whole else None)
+    factors = model._spread(z) * factors
+    if model.base is not None:
+        factors = model.base.beside(None, factors, frame.coordinate)
+    p, q = factors
     scale = frame.scale.reshape(z.shape[1:])
     out, trace = model.network._traced(
-        seen.z_unit, seen.coordinate, scale * (q - origin), condition, seen.embedded
+        seen.z_unit, seen.coordinate, scale * q, condition, seen.embedded
     )
     value = model._mean_by(out, seen, frame, z, alone=True)
-    return value, trace + (scale * (p - origin)).sum()
+    return value, trace + (scale * p).sum()

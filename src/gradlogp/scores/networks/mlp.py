@@ -167,15 +167,17 @@ class MLP(nn.Module):
             h = block(h, shift, slopes)
         return self.outlet(_active(h, slopes)).reshape(x.shape)
 
-    @property
     def _plain(self) -> bool:
-        """Whether all layers are those it was built of, without hooks: what `_traced` knows."""
-        known = {MLP, _Block, Conditioning, Fourier, nn.Linear, nn.Embedding, nn.SiLU}
-        known |= {nn.Sequential, nn.ModuleList}
-        return all(
-            type(m) in known and not (m._forward_hooks or m._forward_pre_hooks)
+        """Return whether all layers are of the kinds, and in the places, that `_traced` knows."""
+        blocks = list(self.blocks)
+        if any(type(b) is not _Block for b in blocks):
+            return False
+        layers = [self.inlet, self.outlet]
+        layers += [m for b in blocks for m in (b.first, b.second, b.shift)]  # type: ignore[misc]
+        return all(type(m) is nn.Linear for m in layers) and not any(
+            m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
             for m in self.modules()
-        ) and "forward" not in vars(self)
+        )
 
     @torch.no_grad()
     def _traced(
