@@ -119,7 +119,7 @@ def test_every_transition_has_facts():
 def test_an_adaptive_flow_held_to_one_step():
     errors = [_path(AdaptiveFlow(1e6, 1e6), n)[0] for n in (12, 24)]  # each interval in one step
     assert float(order(errors)) > AdaptiveFlow().facts.order - 0.3, errors
-    assert _path(AdaptiveFlow(1e-8, 1e-8), 1)[0] < 1e-6
+    assert _path(AdaptiveFlow(1e-10, 1e-10), 1)[0] < 1e-8
 
 
 @each([*EVERY, *GUIDED])

@@ -16,8 +16,9 @@ from gradlogp import (
     log_likelihood,
     variational_bound,
 )
+from gradlogp.calculus.ode import Step
 from gradlogp.core import Moments, Streams, per_sample
-from gradlogp.diffusion.likelihood import _spread, bits_per_dim, dequantise
+from gradlogp.diffusion.likelihood import _Path, _spread, bits_per_dim, dequantise
 from gradlogp.noise.schedules import DDPM, EDM, VE, VP, Cosine, Levels, Rectified, SubVP
 
 SCHEDULES = [VE(0.3, 4.0), VP(0.1, 4.0), SubVP(0.1, 4.0), Cosine(alpha_min=0.3)]
@@ -450,3 +451,21 @@ def test_the_widest_column_sets_the_steps():
     assert _spread(ExactScore(law, VE(0.01, 30.0))) == pytest.approx(3.0)
     unknown = as_score(lambda z, t: -z, "score", VE(0.01, 30.0), event_shape=(3,))
     assert _spread(unknown) == 1.0
+
+
+@pytest.mark.parametrize("schedule", [VP(), VE(0.05, 20.0), Rectified()], ids=repr)
+def test_where_the_path_is_off_so_is_the_density_by_the_score(schedule, generator):
+    """What a defect of a step changes in log p is s · δ and the defect of the integral."""
+    score = ExactScore(GAUSSIAN, schedule)
+    d = GAUSSIAN.mean.numel()
+    path = _Path(score, None, torch.Size([d]))
+    z, dz = torch.randn(2, 5, d, generator=generator)
+    gain = torch.randn(5, 1, generator=generator)
+    for at in (0.2, 0.9):
+        t = torch.full((5,), at)
+        state = path.start(z)
+        step = Step(state, path(state, t), torch.cat([dz, gain], 1))
+        close(path.told(step, t), gain + (score(z, t) * dz).sum(1, keepdim=True), 1e-9)
+    z1 = path.start(z)
+    last = Step(z1, torch.cat([torch.ones(5, d), gain], 1), torch.cat([dz, gain], 1))
+    assert bool(path.told(last, torch.ones(5)).isfinite().all())  # α = 0 under Rectified

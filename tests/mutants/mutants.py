@@ -3134,4 +3134,9 @@ MUTANTS = (
         "diffusion/likelihood.py", "gain.mT + sum_event(s * dz)", "gain.mT + 0 * sum_event(s * dz)",
         "scores/test_base.py::test_the_error_told_of_a_likelihood_is_right_where_the_share_bends",
     ),
+    Mutant(
+        "X: where a path is off, the density is off by minus the score",
+        "diffusion/likelihood.py", "(b * (da * b - a * db))", "(b * (a * db - da * b))",
+        "diffusion/test_likelihood.py::test_where_the_path_is_off_so_is_the_density_by_the_score",
+    ),
 )  # fmt: skip

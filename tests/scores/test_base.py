@@ -483,8 +483,8 @@ def test_a_likelihood_ends_where_the_law_is_known(generator):
     model.base.share[-1] = 1e-30
     assert model.start == 1
     whole = glp.log_likelihood(model, x)
-    close(found.log_prob, whole.log_prob, atol=2e-3)  # the share has kinks, and so has the path
-    close(fixed.log_prob, whole.log_prob, atol=2e-3)
+    close(found.log_prob, whole.log_prob, atol=2e-4)
+    close(fixed.log_prob, whole.log_prob, atol=2e-3)  # steps that go across kinks of the share
     assert found.nfe < whole.nfe
 
 

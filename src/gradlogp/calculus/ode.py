@@ -49,8 +49,9 @@ class Solution(NamedTuple):
     """The end of the path, an estimate of its error, and the steps of each sample, `(B,)`.
 
     `error` is the sum over accepted steps of |order 5 minus order 4| and of one rounding, entry by
-    entry: an estimate of the errors of the steps, not of how the path amplifies them. `part` is
-    the fraction of the way from start to end that was completed: 1, unless the path is `partial`.
+    entry, or of what `told` makes of the difference: an estimate of the errors of the steps, not of
+    how the path amplifies them. `part` is the fraction of the way from start to end that was
+    completed: 1, unless the path is `partial`.
     """
 
     y: Tensor
@@ -143,10 +144,10 @@ def integrate(
         first_step: The step to try first, as a fraction of the way.
         max_steps: Maximum number of attempts.
         partial: Whether to return an incomplete path if the end is not reached.
-        stops: Times at which a step ends, because derivatives of the field jump there: a step across
-            would be in error by more than the pair tells.
-        told: (step, t `(B,)` at its end) -> what the defect of a step does to results, `(B, k)`, whose
-            absolute values are added up, with the largest rounding; by default the defect itself.
+        stops: Times at which derivatives of the field jump. Steps end there: the pair underestimates
+            the error of a step across.
+        told: (step, t `(B,)` at its end) -> what the defect of a step changes in a result, `(B, k)`.
+            Absolute values are added up, with the largest rounding. By default it is the defect.
 
     Raises:
         ValueError: If the field does not have the shape of y.

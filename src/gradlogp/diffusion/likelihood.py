@@ -56,8 +56,8 @@ class Likelihood(NamedTuple):
 
     The law is that at `t_min`.
 
-    `solver_error` is the sum of the local errors and roundings of a solver with a tolerance, and
-    NaN, unknown, for a fixed number of steps. Without a step it is 0.
+    `solver_error` is the sum of what the local errors and roundings of a solver with a tolerance change
+    in the log-density, and NaN, unknown, for a fixed number of steps. Without a step it is 0.
     """
 
     log_prob: Float[Tensor, " batch"]
