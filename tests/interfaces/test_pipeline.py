@@ -6,7 +6,7 @@ import torch
 
 import gradlogp as glp
 from gradlogp.interfaces import pipeline
-from gradlogp.interfaces.pipeline import FREQUENCIES, build_model
+from gradlogp.interfaces.pipeline import FREQUENCIES, build_model, chunk_of
 from gradlogp.learn.settings import DENSE, dense
 from gradlogp.noise import AffineCoordinates
 from gradlogp.noise.schedules import VE, VP
@@ -172,3 +172,17 @@ def test_three_channels_in_units_far_apart():
         later.square().sum((0, 2)) * earlier.square().sum((0, 2))
     ).sqrt()
     assert float((lag - 0.8).abs().max()) < 0.03
+
+
+def test_images_are_handled_in_portions_that_a_cache_holds():
+    """The entries together count, down to one image; vectors are small and go by thousands."""
+    for shape, n, expected in (
+        ((2,), 10_000, 4096),
+        ((200,), 300, 300),
+        ((3, 32, 32), 5000, 42),
+        ((2, 4096), 5000, 16),
+        ((1, 1000, 1000), 5, 1),
+    ):
+        score = glp.as_score(lambda z, t: z, "x0", VP(), event_shape=shape)
+        assert chunk_of(score, n) == expected
+    assert chunk_of(glp.as_score(lambda z, t: z, "x0", VP()), 10_000) == 4096

@@ -3139,4 +3139,39 @@ MUTANTS = (
         "diffusion/likelihood.py", "(b * (da * b - a * db))", "(b * (a * db - da * b))",
         "diffusion/test_likelihood.py::test_where_the_path_is_off_so_is_the_density_by_the_score",
     ),
+    Mutant(
+        "X: a flow ends at means, whose law is narrower than the data's",
+        "noise/predictions.py", "return z0 if beyond is None else z0 + beyond", "return z0",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: the end of the flow of a component without the root",
+        "scores/base.py", "(gain.sqrt() - a * gain)) @ U.mT", "(gain - a * gain)) @ U.mT",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: α is forgotten at the end of the flow",
+        "scores/base.py", "(gain.sqrt() - a * gain)) @ U.mT", "(gain.sqrt() - gain)) @ U.mT",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: the end of the flow of waves is their mean",
+        "scores/waves.py", "(gain.sqrt() - a * gain) * y", "0 * gain * y",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: a base beside a whole score counts whole at the end of the flow",
+        "scores/shared.py", "if known is None or not self.fallback:", "if True:",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: a transition that draws ends with the flow",
+        "diffusion/transitions/reverse.py", "(x0 if self.eta else", "(x0 if False else",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: images are drawn thousands at a time",
+        "interfaces/pipeline.py", "max(1, ENTRIES // shape.numel())", "CHUNK",
+        "interfaces/test_pipeline.py",
+    ),
 )  # fmt: skip

@@ -49,7 +49,7 @@ from .conditions import (
     sample_weights,
 )
 from .kept import as_array, begun, check_asked, generator_of, kept_of, loaded, reached, training_of
-from .pipeline import CHUNK, Needs, build_model, draw, follow, in_float64, objective_for
+from .pipeline import Needs, build_model, chunk_of, draw, follow, in_float64, objective_for
 from .trials import settled
 
 
@@ -340,7 +340,7 @@ class ScoreEstimator(DensityMixin, BaseEstimator):
         """Return the log-density of each row in nats, by the probability flow."""
         x, score = self._at(X, y)
         # with exact divergences no noise is drawn; a run asks for its seed all the same
-        asked: Any = {"chunk_size": CHUNK, "generator": self._generator(0)}
+        asked: Any = {"chunk_size": chunk_of(score, len(x)), "generator": self._generator(0)}
         found = log_likelihood(score, x, n_steps=self.likelihood_steps(), **asked)
         return self._like_input(found.log_prob)
 

@@ -61,8 +61,16 @@ ROWS_A_COLUMN = 20
 for each of at most `width` columns. With fewer rows it memorises them (wine, breast_cancer); with more
 it finds edges and grids that it does not find without (diabetes, diamonds)."""
 
-CHUNK = 4096
-"""Points handled together."""
+CHUNK, ENTRIES = 4096, 2**17
+"""Points handled together, and entries of images and sequences, whose networks keep many numbers for
+each: on a CPU, more take up to twice as long, and gigabytes of memory."""
+
+
+def chunk_of(score: NoisyScore, n: int) -> int:
+    """Return how many of n points are handled together, on the device of the score."""
+    shape, like = score.event_shape, getattr(score, "like", torch.empty(0))
+    wide = shape is not None and len(shape) > 1 and like.device.type == "cpu"
+    return min(n, CHUNK, max(1, ENTRIES // shape.numel()) if wide and shape else CHUNK)
 
 
 def build_model(
@@ -225,7 +233,7 @@ def draw(
     with bar(title, quiet=quiet) as update:
         return evolve(
             transition, score, n, time_grid(score.schedule, levels, rho=rho, t_max=t_max),
-            generator=generator, chunk_size=min(CHUNK, -(-n // processes.size)), progress=update,
+            generator=generator, chunk_size=chunk_of(score, -(-n // processes.size)), progress=update,
             processes=processes, **options,
         )  # fmt: skip
 

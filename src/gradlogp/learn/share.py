@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from ..core import Schedule, per_sample, randn_like
-from ..noise.coordinates import Data
+from ..noise.coordinates import Data, pieces
 from ..noise.grids import least_time, noise_range
 from ..noise.schedules import invert_log_snr
 from ..scores.masked import Mask
 from ..scores.model import ScoreModel
-from ..scores.shared import LEVELS, Shared
+from ..scores.shared import LEVELS, ROWS, Shared
 from ..scores.waves import Waves
 from .batches import rows
 from .held_out import Objective, conditioned, encoded
@@ -37,7 +37,7 @@ from .objectives.masked import masked, masked_errors
 ENTRIES = 2**17
 """Entries looked at for each level: rows, or draws of the noise of few of them."""
 
-LINEAR = 192
+LINEAR = 256
 """Training rows at each level that the linear part of a correction is measured on."""
 
 
@@ -89,8 +89,8 @@ def _design(n: int, entries: int) -> tuple[int, int]:
 def fit_linear(model: ScoreModel, data: Data, condition: Tensor | None, seed: int) -> None:
     """Fit the linear part of the correction of images to rows of the training data.
 
-    Held-out rows would be too few: what is subtracted has the error of a variance. Each level has
-    rows of its own, so that errors of neighbouring levels average out.
+    Held-out rows would be too few. Each level has rows of its own, so that errors of neighbouring
+    levels average out.
     """
     base = model.base
     if not isinstance(base, Waves):
@@ -101,7 +101,7 @@ def fit_linear(model: ScoreModel, data: Data, condition: Tensor | None, seed: in
     base.share.fill_(1.0)
     times = level_times(model.schedule)
     base.span.copy_(torch.stack([model._noise_input(t) for t in times[[0, -1]]]))
-    found = []
+    found, squares = [], _mean_squares(base, model, data)
     for t in times:
         some = torch.randperm(len(data), generator=g)[:LINEAR].sort().values
         z = encoded(model, rows(data, some, model.like))
@@ -110,9 +110,19 @@ def fit_linear(model: ScoreModel, data: Data, condition: Tensor | None, seed: in
         else:
             score = conditioned(model, model.condition.encode(condition[some]).to(z.device))
         alpha, sigma = (v.to(z).reshape(1, 1) for v in model.schedule(t))
-        z_t = alpha[..., None, None] * z + sigma[..., None, None] * randn_like(z, noise)
-        found.append(base.lacks(score(z_t, t.to(z)), z_t, alpha, sigma))
+        eps = randn_like(z, noise)
+        z_t = alpha[..., None, None] * z + sigma[..., None, None] * eps
+        found.append(base.lacks(score(z_t, t.to(z)), z, eps, alpha, sigma, squares))
     base.linear.copy_(torch.stack(found))
+
+
+def _mean_squares(base: Waves, model: ScoreModel, data: Data) -> Tensor:
+    """Return the means of the squared waves of data, `(1, C, H, W)`."""
+    some = data[:: -(-len(data) // ROWS)]
+    total = torch.zeros_like(base.variances)
+    for _, part in pieces(some):
+        total += base.squares(encoded(model, part).to(model.like.device)).sum(0)
+    return (total / len(some)).unsqueeze(0)
 
 
 @torch.no_grad()

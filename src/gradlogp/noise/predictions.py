@@ -180,6 +180,21 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return to_x0("epsilon", eps, z, a, b), eps
 
 
+def flow_end(score: NoisyScore, z: Tensor, t: Tensor, z0: Tensor) -> Tensor:
+    """Return where the flow from z_t = z ends, without noise, as far as it is known.
+
+    It is ẑ_0 = `z0`, Tweedie's mean, and what the score knows beyond it (`ScoreBase._beyond_mean`).
+    """
+    beyond = beyond_mean(score, z, t)
+    return z0 if beyond is None else z0 + beyond
+
+
+def beyond_mean(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor | None:
+    """Return what the end of the flow has beyond E[z_0 | z_t = z], or None."""
+    known = getattr(score, "_beyond_mean", None)  # a score of another make has none
+    return None if known is None else known(z, t)
+
+
 def flow_velocity(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor:
     r"""Return the velocity of the probability flow, α' ẑ_0 + σ' ε̂, at times `()` or `(B,)`.
 

@@ -70,6 +70,13 @@ class ScoreBase:
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
 
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        """Return what the end of the flow from z has beyond E[z_0 | z_t = z]; None: not known.
+
+        Both are z_0 up to O(σ²), but the law of the means is narrower than that of z_0.
+        """
+        return None
+
     def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what is known in closed form of E[z_0 | z_t = z], and its divergence; or None.
 

@@ -170,6 +170,23 @@ class Base(Shared):
         own = own - (r.unsqueeze(1) * self._entries(g)).flatten(1)  # −r_k U_kᵀ(g_k − g)
         return z0.reshape(z.shape), (r * traces).sum(1) - (own * apart).sum(1)
 
+    def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+        r"""Return what the end of the flow from z, at σ = 0, has beyond E[z_0 | z_t = z].
+
+        Along a direction of variance w the flow of a Gaussian ends at the first of these, of
+        variance w, and the mean is the second:
+
+        .. math:: μ + \sqrt{w/(α^2 w + σ^2)}\, y, \qquad μ + α w/(α^2 w + σ^2)\, y
+
+        Of a mixture each component counts by its responsibility at z, which errs by O(σ⁴). None for
+        a covariance that is not kept whole.
+        """
+        if not self.whole:
+            return None
+        _, each, noisy, _, U = self._rotated(z.flatten(1), a, b)
+        gain = self.values.to(z).mT.reshape(1, -1) / noisy.clamp(min=torch.finfo(z.dtype).tiny)
+        return ((each * (gain.sqrt() - a * gain)) @ U.mT).reshape(z.shape)
+
     def log_prob(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return log p_t(z) of the noised law, `(B,)`."""
         z = z.flatten(1)

@@ -254,6 +254,10 @@ class ConditionedScore(ScoreWrapper):
         known: tuple[Tensor, Tensor] | None = self.score._known(z, t)
         return known
 
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        beyond: Tensor | None = self.score._beyond_mean(z, t)
+        return beyond
+
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         mean: Tensor = self.score.denoise_given(z, t, self._each(z), alone=True)
         return mean

@@ -23,6 +23,7 @@ from ..core import (
     shown,
 )
 from ..noise.blurred import noisy_log_prob
+from ..noise.predictions import beyond_mean
 from ..noise.schedules import invert_log_snr
 from ..noise.score_base import ScoreWrapper, check_noisy_score, check_same_frame
 
@@ -117,6 +118,9 @@ class GuidedScore(ScoreWrapper):
 
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return self._combine(z, t, self.score.denoise, self.free.denoise)
+
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        return beyond_mean(self.score, z, t)  # both have one base, if any
 
     def _around(self, score: NoisyScore) -> GuidedScore:
         return GuidedScore(score, self.free, self.weight, self.interval)
@@ -214,6 +218,10 @@ class RescheduledScore(ScoreWrapper):
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         time, ratio = self._place(t)
         return self.score.denoise(per_sample(ratio.to(z), z, "alpha") * z, time.to(t))
+
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        time, ratio = self._place(t)
+        return beyond_mean(self.score, per_sample(ratio.to(z), z, "alpha") * z, time.to(t))
 
     def _around(self, score: NoisyScore) -> RescheduledScore:
         return RescheduledScore(score, self.schedule)

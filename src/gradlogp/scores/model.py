@@ -229,10 +229,8 @@ class ScoreModel(ScoreBase, nn.Module):
         stacked = torch.stack(list(times)).cpu().double()
         frames = self._frame(self.z_mean.expand(len(times), *self.event_shape), stacked)
         network: Any = self.network  # of a subclass `forward` may take none
-        known = (
-            hasattr(network, "_embedded") and "embedded" in signature(network.forward).parameters
-        )
-        if self.condition is None and known:
+        takes = signature(network.forward).parameters if hasattr(network, "_embedded") else ()
+        if self.condition is None and "embedded" in takes:
             frames = frames._replace(embedded=network._embedded(frames.coordinate))
         other._frames = {id(t): (t, row) for t, row in zip(times, frames.rows(), strict=True)}
         return other
@@ -253,8 +251,8 @@ class ScoreModel(ScoreBase, nn.Module):
     @property
     def start(self) -> float:  # type: ignore[override]
         """The least time from which on the model is its base alone, of which the law is known; or 1."""
-        at = self.schedule, self._spread(self.z_std)
-        return 1.0 if self.base is None else min(1.0, self.base.alone_from(*at))
+        base, c = self.base, self._spread(self.z_std)
+        return min(1.0, base.alone_from(self.schedule, c)) if base else 1.0
 
     @property
     def kinks(self) -> list[float]:  # type: ignore[override]
@@ -330,6 +328,10 @@ class ScoreModel(ScoreBase, nn.Module):
             return None
         return self.base.known_mean(z, *(f := self._frame(z, t)).flat_levels(), f.coordinate)
 
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        at = *(f := self._frame(z, t)).flat_levels(), f.coordinate
+        return self.base.beyond_mean(z, *at) if self.base else None
+
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)
 
@@ -345,19 +347,17 @@ class ScoreModel(ScoreBase, nn.Module):
         information about z_0, and neither does a score or ε: the result is the mean of z_0, or of the
         base if there is one.
         """
-        if isinstance(self.condition, Mask):
-            condition = self.condition.null(len(z), z) if condition is None else condition
-            a, b = (per_sample(q, z) for q in self.schedule(t))
-            m, c = self.z_mean.to(z), self._spread(z)
-            if self.condition.cov is not None:
-                frame = self._frame(z, t)
-                seen = self._seen(z, frame, condition)
-                out = seen.through(self.network)
-                asked = (z - a * m) / c, a, b / c, condition, out, seen.coordinate
-                return m + c * self.condition.denoise(*asked)
+        if isinstance(self.condition, Mask) and condition is None:
+            condition = self.condition.null(len(z), z)
         frame = self._frame(z, t)
         seen = self._seen(z, frame, condition)
-        return self._mean_by(seen.through(self.network), seen, frame, z, alone)
+        out = seen.through(self.network)
+        if not isinstance(self.condition, Mask) or self.condition.cov is None:
+            return self._mean_by(out, seen, frame, z, alone)
+        a, b = (per_sample(q, z) for q in self.schedule(t))
+        m, c = self.z_mean.to(z), self._spread(z)
+        asked: Any = (z - a * m) / c, a, b / c, condition, out, seen.coordinate
+        return m + c * self.condition.denoise(*asked)
 
     def _mean_by(self, out: Tensor, seen: Seen, frame: Frame, z: Tensor, alone: bool) -> Tensor:
         """Return E[z_0 | z_t = z] by what the network says."""

@@ -108,6 +108,16 @@ class Shared(nn.Module):
         left = 1 - self.shared(coordinate)
         return left.reshape(-1, *[1] * (z.ndim - 1)) * value, left * trace
 
+    def beyond_mean(self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor | None:
+        """Return what the end of the flow of a model has beyond E[z_0 | z_t = z], by this law.
+
+        Of a correction nothing is known; beside a whole score, the part of this law counts.
+        """
+        known = cast(ClosedForm, self).beyond(z, a, b)
+        if known is None or not self.fallback:
+            return known
+        return (1 - self.shared(coordinate)).reshape(-1, *[1] * (z.ndim - 1)) * known
+
     def check_share(self, name: str) -> dict[str, bool]:
         """Return for each of its tensors whether it can be what it is called."""
         low, high = self.span.tolist()
@@ -131,6 +141,9 @@ class ClosedForm(Protocol):
 
     def denoise_trace(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return E[z_0 | z_t = z] and its divergence, `(B,)`."""
+
+    def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+        """Return what the end of the flow from z has beyond E[z_0 | z_t = z]; None: not known."""
 
     def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
         """Draw n states, `(n, *event)`."""

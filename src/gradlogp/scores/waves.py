@@ -115,6 +115,14 @@ class Waves(Shared):
             trace = trace + r[:, 0] * (gain.sum(1) - (y / c * (m + gain * y - w)).sum(1))
         return self._image_of_mean(w, z), trace
 
+    def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+        """Return what the end of the flow has beyond E[z_0 | z_t = z]: see `Base.beyond`."""
+        total: Any = 0
+        for r, y, c, _, v in self._parts(z, a, b):
+            gain = v / c
+            total = total + r * (gain.sqrt() - a * gain) * y
+        return self.image(total.reshape(z.shape))
+
     def _mean(self, parts: list[tuple[Tensor, ...]], a: Tensor) -> Tensor:
         """Return the mean of the waves of z_0 − μ, flat."""
         total: Any = 0
@@ -186,12 +194,37 @@ class Waves(Shared):
         a, b = a[..., None, None], b[..., None, None]
         return self.waves(z - a * self.mean.to(z)), a.square() * self.variances.to(z) + b.square()
 
-    def lacks(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return β of scores s at states z of the data, for each band."""
-        w, c = self._noised(z, a, b)
-        product, own = ((self.waves(s) * w).mean(0), (w.square() / c).mean(0))
-        product, own = self._by_band(torch.stack([product, own]).flatten(1))
-        return -1 - product / own.clamp(min=torch.finfo(own.dtype).tiny)
+    def squares(self, z: Tensor) -> Tensor:
+        """Return the squared waves of z − μ, `(B, C, H, W)`."""
+        return self.waves(z - self.mean.to(z)).square()
+
+    def lacks(
+        self, s: Tensor, z0: Tensor, eps: Tensor, a: Tensor, b: Tensor, squares: Tensor
+    ) -> Tensor:
+        """Return β of scores s at α z_0 + σ ε, for each band, as far as it can be told from 0.
+
+        The sum of s w over a band is regressed on three with known means, of u e, e² and u² of the
+        waves u of z_0 − μ and e of ε, so that most of what is due to the rows and their noise is
+        taken out; and what is left is shrunk by its standard error (James and Stein).
+
+        Arguments:
+            s: Scores `(B, C, H, W)`.
+            z0: Rows of the data.
+            eps: Their noise.
+            a: α, `(1, 1)`.
+            b: σ, `(1, 1)`.
+            squares: Means of `squares` over all data.
+        """
+        a, b = a[..., None, None], b[..., None, None]
+        u, e = self.waves(z0 - self.mean.to(z0)), self.waves(eps)
+        c = a.square() * self.variances.to(z0) + b.square()
+        sums = lambda v: self._by_band(v.flatten(1).double())
+        own = sums((a.square() * squares + b.square()) / c)[0]
+        controls = torch.stack([sums(u * e), sums(e.square() - 1), sums(u.square() - squares)], 1)
+        product, error = controlled(sums(self.waves(s) * (a * u + b * e)), controls)
+        own = own.clamp(min=torch.finfo(own.dtype).tiny)
+        beta, error = -1 - product / own, error / own
+        return beta * (1 - (error / beta).square()).clamp(min=0)
 
     def _by_band(self, v: Tensor) -> Tensor:
         """Return the sums over each band of rows `(N, d)`."""
@@ -243,6 +276,20 @@ class Waves(Shared):
         self.weights.copy_(weights / weights.sum())
         self.centres.copy_((m * scale)[same].reshape(self.centres.shape))
         self.factors.copy_(f[same])
+
+
+def controlled(y: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means of y `(n, K)` and their errors, with controls `(n, m, K)` of mean 0.
+
+    What the controls explain of y, by least squares over the rows, is taken out.
+    """
+    n, m, _ = controls.shape
+    x, left = controls - controls.mean(0), y - y.mean(0)
+    gram = torch.einsum("imk,ilk->kml", x, x)
+    slopes = torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("imk,ik->km", x, left)[..., None]
+    left = left - torch.einsum("imk,km->ik", x, slopes[..., 0])
+    mean = y.mean(0) - torch.einsum("mk,km->k", controls.mean(0), slopes[..., 0])
+    return mean, (left.square().sum(0) / (n * max(1, n - m - 1))).sqrt()
 
 
 def cosines(n: int, like: Tensor) -> Tensor:

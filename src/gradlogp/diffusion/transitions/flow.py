@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...calculus.ode import integrate
 from ...core import Generator, NoisyScore, check_count, check_number
-from ...noise.predictions import flow_velocity, predict
+from ...noise.predictions import flow_end, flow_velocity, predict
 from ...noise.schedules import invert_log_snr
 from .coefficients import interval, log_ratio
 from .facts import POINT, Facts
@@ -86,8 +86,10 @@ class ProbabilityFlow:
         if self.order == 4 and s is not None and sigma_s > 0:  # at σ = 0 σ' may be infinite
             return runge_kutta(lambda u, time: flow_velocity(score, u, time), z, t, s)
         x0, eps = predict(score, z, t)
+        if s is None:
+            return flow_end(score, z, t, x0)
         end = alpha_s * x0 + sigma_s * eps
-        if self.order == 1 or s is None:
+        if self.order == 1:
             return end
         x0_s, eps_s = predict(score, end, s)
         return z + (alpha_s - alpha_t) * (x0 + x0_s) / 2 + (sigma_s - sigma_t) * (eps + eps_s) / 2
@@ -144,7 +146,7 @@ class AdaptiveFlow:
         del generator  # deterministic
         level_t, (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:
-            return predict(score, z, t)[0]
+            return flow_end(score, z, t, predict(score, z, t)[0])
         end = float(s)
         if sigma_s == 0:  # σ' may be infinite there: the last bit is left to Tweedie's mean
             lam = max(log_ratio(level_t), 0.0) - math.log(NEAR)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, Transition, check_count, check_option
-from ...noise.predictions import predict
+from ...noise.predictions import flow_end, predict
 from ...noise.schedules import invert_log_snr
 from ...noise.tabulated import numbers
 from .coefficients import combined, interval, log_ratio
@@ -186,6 +186,8 @@ class _Run:
                 return self._start(z, here, there, score, value)
             if len(used) > 1:
                 return solver._move(z, here, there, used)
+        if there.sigma == 0:
+            return there.alpha * flow_end(score, z, t, x0)
         return combined([(there.alpha, x0), (there.sigma, eps)])
 
     def _start(

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, check_number, check_option, check_same_shape, randn_like
-from ...noise.predictions import predict
+from ...noise.predictions import flow_end, predict
 from .coefficients import combined, interval
 from .facts import POINT, Facts
 
@@ -92,7 +92,8 @@ class ReverseSDE:
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
         if s is None:
-            return predict(score, z, t)[0]
+            x0 = predict(score, z, t)[0]
+            return x0 if self.eta else flow_end(score, z, t, x0)
         if (alpha_s, sigma_s) == (alpha_t, sigma_t):
             return z
         if self.method == "euler":
@@ -196,7 +197,7 @@ class DDIM:
             return z
         x0, eps = predict(score, z, t)
         if sigma_s == 0:  # the limit, also where σ_t = 0 too
-            return alpha_s * x0
+            return alpha_s * (x0 if self.eta else flow_end(score, z, t, x0))
         part = self.eta**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
         parts = [(alpha_s, x0), (sigma_s * math.sqrt(1 - part), eps)]
         if self.eta:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core import Generator, NoisyScore, Transition, check_count
-from ...noise.predictions import predict
+from ...noise.predictions import flow_end, predict
 from .coefficients import Level, combined, interval, log_ratio
 from .facts import POINT, Facts
 from .multistep import exponential_weights
@@ -145,5 +145,5 @@ class _Run:
             return combined([(alpha_s, x0), (sigma_s, eps)])
         z = self.path.arrive(z, level_t, x0)
         if sigma_s == 0:
-            return alpha_s * x0
+            return alpha_s * flow_end(score, z, t, x0)
         return z if log_ratio(level_s) == log_ratio(level_t) else self.path.leave(level_s)

@@ -46,13 +46,15 @@ def nats(
     """Return the log-density of rows, given their labels, `(n,)`."""
     from ...diffusion import log_likelihood
     from ...show.progress import bar
-    from ..pipeline import CHUNK
+    from ..pipeline import chunk_of
 
+    model = estimator.model_
     with bar("log-likelihood", quiet=quiet) as update:
         return log_likelihood(
-            estimator.model_ if labels is None else estimator.model_.given(labels), x,
+            model if labels is None else model.given(labels), x,
             divergence="exact" if probes is None else "hutchinson", n_probes=probes or 1,
-            n_steps=estimator.likelihood_steps(), generator=g, chunk_size=CHUNK, progress=update,
+            n_steps=estimator.likelihood_steps(), chunk_size=chunk_of(model, len(x)), generator=g,
+            progress=update,
         ).log_prob  # fmt: skip
 
 
