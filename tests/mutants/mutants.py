@@ -2133,12 +2133,12 @@ MUTANTS = (
     ),
     Mutant(
         "X: what a score has too much of is added once more",
-        "scores/waves.py", "return -1 - product / own", "return 1 + product / own",
+        "scores/waves.py", "error = -1 - product / own", "error = 1 + product / own",
         "scores/test_waves.py::test_a_correction_that_is_linear_leaves_the_base",
     ),
     Mutant(
         "X: half of what a score lacks is added",
-        "scores/waves.py", "return -1 - product / own", "return -0.5 - 0.5 * product / own",
+        "scores/waves.py", "error = -1 - product / own", "error = -0.5 - 0.5 * product / own",
         "scores/test_waves.py::test_variances_of_samples_are_right_without_a_linear_part",
     ),
     Mutant(
@@ -3173,5 +3173,20 @@ MUTANTS = (
         "X: images are drawn thousands at a time",
         "interfaces/pipeline.py", "max(1, ENTRIES // shape.numel())", "CHUNK",
         "interfaces/test_pipeline.py",
+    ),
+    Mutant(
+        "X: what an exact score seems to lack of Stein's identity is noise",
+        "scores/waves.py", "y.mean(0) - torch.einsum(", "y.mean(0) - 0 * torch.einsum(",
+        "scores/test_waves.py::test_of_an_exact_score_hardly_anything_seems_to_be_lacking",
+    ),
+    Mutant(
+        "X: what cannot be told from 0 is added",
+        "scores/waves.py", "(1 - (error / beta).square()).clamp(min=0)", "(error >= 0)",
+        "scores/test_waves.py::test_of_an_exact_score_hardly_anything_seems_to_be_lacking",
+    ),
+    Mutant(
+        "X: the error of a mean with controls is that without",
+        "scores/waves.py", "left = left - torch.einsum(", "left = left - 0 * torch.einsum(",
+        "scores/test_waves.py::test_a_mean_with_controls_and_its_error",
     ),
 )  # fmt: skip
