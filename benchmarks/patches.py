@@ -76,9 +76,9 @@ def deviations(a, b, centre):
 
 def summary(new, real, centre):
     """How many numbers are beyond two standard errors, and the largest in absolute value."""
-    name, worst = max(deviations(new, real, centre).items(), key=lambda item: abs(item[1]))
-    beyond = sum(abs(v) > 2 for v in deviations(new, real, centre).values())
-    return {"beyond": beyond, "worst": worst, "of": name}
+    found = deviations(new, real, centre)
+    name = max(found, key=lambda name: abs(found[name]))
+    return {"beyond": sum(abs(v) > 2 for v in found.values()), "worst": found[name], "of": name}
 
 
 def timed(call, *arguments):

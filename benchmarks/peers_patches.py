@@ -6,7 +6,8 @@
 Each network trains for so many seconds of the clock, in batches of 16 at a rate of 1e-3, in
 PyTorch's default layout; they are U-Nets of three levels with the channels of ours, 16, 32 and 64
 (smalldiffusion needs multiples of 32: 32, 32 and 64), as each library offers them. Pixels are
-divided to −1 … 1, as in the examples of these libraries. GMM and KDE end when they are done. What
+divided to −1 … 1, as in the examples of these libraries, in which the rate is constant and
+weights are not averaged; ours are, by default. GMM and KDE end when they are done. What
 is not installed is left out.
 """
 

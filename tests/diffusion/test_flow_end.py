@@ -12,12 +12,13 @@ import gradlogp as glp
 from gradlogp.diffusion import transitions
 from gradlogp.diffusion.evolve import evolve
 from gradlogp.diffusion.transitions import DDIM, AdaptiveFlow, Ancestral, ReverseSDE, UniPC
-from gradlogp.distributions.analytic import Gaussian
+from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.noise.schedules import VE, VP, Rectified, invert_log_snr
 from gradlogp.scores.base import Base
 from gradlogp.scores.exact import ExactScore
 from gradlogp.scores.model import ScoreModel
 from gradlogp.scores.networks import MLP
+from gradlogp.scores.waves import Waves
 
 FLOWS = {
     "DDIM": DDIM(),
@@ -100,6 +101,56 @@ def test_of_images_each_kind_keeps_its_spectrum(generator):
     close(w, base.waves(z - base.mean) * (v / (v + 0.25)).sqrt())
 
 
+def test_of_kinds_of_pictures_it_is_that_of_a_mixture(generator):
+    """Two kinds with means and spectra of their own, beside the same law as a vector, at α = 0.8."""
+    event = torch.Size([1, 4, 6])
+    waves = Waves(event).double()
+    waves.mean.normal_(generator=generator)
+    waves.centres[:8] = torch.randn(event, generator=generator)
+    waves.factors[:8] = 0.2
+    waves.variances.uniform_(0.1, 3.0, generator=generator)
+    Q = waves.image(torch.eye(24).double().reshape(-1, *event)).flatten(1)  # rows: waves
+    v = (waves.factors[:, waves.band] * waves.variances).flatten(1)[[0, -1]]
+    means = waves.mean.flatten() + waves.centres.flatten(1)[[0, -1]] @ Q
+    law = GaussianMixture([0.5, 0.5], means, Q.mT @ v.diag_embed() @ Q)
+    flat = Base.of_law(law, torch.Size([24]), v)
+    a, b = torch.full((1, 1), 0.8).double(), torch.full((1, 1), 0.6).double()
+    z = torch.randn(6, *event, generator=generator)
+    close(waves.beyond(z, a, b).flatten(1), flat.beyond(z.flatten(1), a, b), rtol=1e-9)
+
+
+@pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS)
+def test_time_0_without_noise_is_the_same_end(flow, generator):
+    """Under a schedule with σ(0) = 0, except for solvers of higher order, which go there by steps."""
+    law = Gaussian(torch.randn(3, generator=generator), spd(3, generator))
+    model, z = alone(law, Rectified()), torch.randn(4, 3, generator=generator)
+    zero, t = torch.zeros(()).double(), torch.tensor(0.3).double()
+    if flow not in (FLOWS["Heun"], FLOWS["to a tolerance"]):
+        close(flow(z, t, zero, model), flow(z, t, None, model))
+    close(flow(z, zero, None, model), z, atol=1e-12)  # where there is no noise, nothing is left
+    one = torch.ones(()).double()  # and from nothing but noise a draw of the base
+    w, U = law._cov
+    drawn = law.mean + (z @ U * w.sqrt()) @ U.mT
+    close(flow(z, one, None, model), drawn, rtol=1e-6)
+
+
+def test_with_memory_the_last_step_ends_there_too(generator):
+    law = Gaussian(torch.zeros(2), torch.tensor([1.0, 0.01]))
+    model = alone(law, VE(0.1, 20.0), (2,))
+    times = glp.time_grid(model.schedule, 12, rho=math.inf, t_max=1.0)
+    x = evolve(UniPC(), model, 20_000, times, generator=generator).double()
+    assert float((x.var(0) / law.cov.diagonal() - 1).abs().max()) < 4 * (2 / 20_000) ** 0.5
+
+
+def test_an_observation_that_counts_for_nothing_changes_nothing(generator):
+    law = Gaussian(torch.randn(3, generator=generator), spd(3, generator))
+    model, z = alone(law, VE(0.3, 20.0)), torch.randn(4, 3, generator=generator)
+    mask = torch.tensor([True, False, False])
+    seen = glp.inverse.observe(z, glp.inverse.Inpainting(mask), 1.0, generator=generator)
+    step = glp.inverse.DPSStep(DDIM(), seen, zeta=0.0)
+    close(ended(step, model, z, 0.0), ended(DDIM(), model, z, 0.0))
+
+
 def test_a_correction_is_added_and_a_whole_score_counts_by_its_share(generator):
     z, t = torch.randn(4, 2, generator=generator), torch.zeros(()).double()
     model = ScoreModel(Wave(2), VE(0.3, 20.0), "v", base=MIXTURE).double().eval()
@@ -125,12 +176,21 @@ def test_wrapped_it_is_the_same(generator):
     assert float(beyond.abs().max()) > 0.01
     guided = glp.GuidedScore(inside, model.unconditional(), 2.0)
     close(ended(DDIM(), guided, z, 0.1) - guided.denoise(z, t), beyond)
+    wide = ScoreModel(Zero(torch.Size([2])), VP(), "v", base=Gaussian(torch.zeros(2), 4.0))
+    apart = glp.GuidedScore(model, wide.double(), 2.0)  # of two bases: combined like the scores
+    free = ended(DDIM(), wide, z, 0.1) - wide.denoise(z, t)
+    close(ended(DDIM(), apart, z, 0.1) - apart.denoise(z, t), 3 * beyond - 2 * free)
+    plain = glp.as_score(lambda z, t: z, "x0", VP())
+    half = glp.GuidedScore(model, plain, 2.0)
+    close(ended(DDIM(), half, z, 0.1) - half.denoise(z, t), 3 * beyond)
     other, (a, b) = VE(1e-3, 100.0), VP()(t)
     place = float(invert_log_snr(other, 2 * (a / b).log()))
     moved = ended(DDIM(), glp.RescheduledScore(inside, other), z / a, place)
     close(moved, ended(DDIM(), inside, z, 0.1), rtol=1e-6)
-    plain = glp.as_score(lambda z, t: z, "x0", VP())
     close(ended(DDIM(), plain, z, 0.1), z)
+    touching = glp.RescheduledScore(alone(MIXTURE, VE(0.01, 20.0), (2,)), Rectified())
+    times = torch.tensor([0.9, 0.5, 0.1, 0.02, 0.0]).double()  # to where there is no noise
+    assert bool(evolve(DDIM(), touching, z, times).isfinite().all())
 
 
 def test_of_few_directions_it_is_the_mean(generator):

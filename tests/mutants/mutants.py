@@ -3166,7 +3166,9 @@ MUTANTS = (
     ),
     Mutant(
         "X: a transition that draws ends with the flow",
-        "diffusion/transitions/reverse.py", "(x0 if self.eta else", "(x0 if False else",
+        "diffusion/transitions/reverse.py",
+        "also where σ_t = 0 too\n            return alpha_s * (x0 if self.eta else",
+        "also where σ_t = 0 too\n            return alpha_s * (x0 if False else",
         "diffusion/test_flow_end.py",
     ),
     Mutant(
@@ -3181,12 +3183,27 @@ MUTANTS = (
     ),
     Mutant(
         "X: what cannot be told from 0 is added",
-        "scores/waves.py", "(1 - (error / beta).square()).clamp(min=0)", "(error >= 0)",
+        "scores/waves.py", "(beta.square() - error.square()).clamp(min=0)", "beta.square()",
         "scores/test_waves.py::test_of_an_exact_score_hardly_anything_seems_to_be_lacking",
     ),
     Mutant(
         "X: the error of a mean with controls is that without",
         "scores/waves.py", "left = left - torch.einsum(", "left = left - 0 * torch.einsum(",
         "scores/test_waves.py::test_a_mean_with_controls_and_its_error",
+    ),
+    Mutant(
+        "X: α is forgotten at the end of the flow of waves",
+        "scores/waves.py", "(gain.sqrt() - a * gain) * y", "(gain.sqrt() - gain) * y",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: guided away from another base, its end counts for nothing",
+        "scores/guided.py", "lambda *_: known[0], lambda *_: known[1]", "*(lambda *_: known[0],) * 2",
+        "diffusion/test_flow_end.py",
+    ),
+    Mutant(
+        "X: the end of a flow is asked for where there is no noise",
+        "noise/predictions.py", "if numbers(score.schedule, t)[1] == 0:", "if False:",
+        "diffusion/test_flow_end.py",
     ),
 )  # fmt: skip

@@ -69,8 +69,9 @@ each: on a CPU, more take up to twice as long, and gigabytes of memory."""
 def chunk_of(score: NoisyScore, n: int) -> int:
     """Return how many of n points are handled together, on the device of the score."""
     shape, like = score.event_shape, getattr(score, "like", torch.empty(0))
-    wide = shape is not None and len(shape) > 1 and like.device.type == "cpu"
-    return min(n, CHUNK, max(1, ENTRIES // shape.numel()) if wide and shape else CHUNK)
+    if shape is None or len(shape) == 1 or like.device.type != "cpu":
+        return min(n, CHUNK)
+    return min(n, CHUNK, max(1, ENTRIES // shape.numel()))
 
 
 def build_model(

@@ -23,6 +23,7 @@ from ..core import (
 )
 from ..diffusion.transitions.facts import Facts, facts_of
 from ..noise.coordinates import affine_part
+from ..noise.predictions import beyond_mean
 from ..noise.score_base import ScoreWrapper
 from .guidance import Denoised, denoised
 from .observation import Independent, Observation
@@ -40,6 +41,9 @@ class _Known(ScoreWrapper):
 
     def _denoise(self, z: Tensor, t: Tensor) -> Tensor:
         return self.score.denoise(z, t)
+
+    def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
+        return beyond_mean(self.score, z, t)
 
 
 class _Observing:

@@ -121,7 +121,7 @@ def _mean_squares(base: Waves, model: ScoreModel, data: Data) -> Tensor:
     some = data[:: -(-len(data) // ROWS)]
     total = torch.zeros_like(base.variances)
     for _, part in pieces(some):
-        total += base.squares(encoded(model, part).to(model.like.device)).sum(0)
+        total += base.squares(encoded(model, part.double())).sum(0)
     return (total / len(some)).unsqueeze(0)
 
 

@@ -185,6 +185,8 @@ def flow_end(score: NoisyScore, z: Tensor, t: Tensor, z0: Tensor) -> Tensor:
 
     It is ẑ_0 = `z0`, Tweedie's mean, and what the score knows beyond it (`ScoreBase._beyond_mean`).
     """
+    if numbers(score.schedule, t)[1] == 0:
+        return z0
     beyond = beyond_mean(score, z, t)
     return z0 if beyond is None else z0 + beyond
 

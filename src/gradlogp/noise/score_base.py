@@ -73,7 +73,7 @@ class ScoreBase:
     def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
         """Return what the end of the flow from z has beyond E[z_0 | z_t = z]; None: not known.
 
-        Both are z_0 up to O(σ²), but the law of the means is narrower than that of z_0.
+        The two differ by O(σ²), and the law of the means is narrower than that of z_0.
         """
         return None
 

@@ -46,6 +46,6 @@ def affine(model: ScoreModel, z: Tensor, t: Tensor, condition: Tensor | None) ->
     base = model.base
     if base is None or base.fallback:
         return Affine(seen, offset, frame.of_network)
-    at = *frame.flat_levels(), frame.coordinate
+    at = frame.place()
     offset = base.corrected(torch.zeros_like(z) if offset is None else offset, z, *at)
     return Affine(seen, offset, base.beside(None, frame.of_network, frame.coordinate))

@@ -124,8 +124,6 @@ class Base(Shared):
         """Whether covariances are kept whole, in their eigenbases."""
         return self.rank == self.means.shape[1]
 
-    # ------------------------------------------------------------------ in closed form
-
     def score(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return ∇ log p_t(z) of the noised law, shape of z.
 
@@ -173,13 +171,11 @@ class Base(Shared):
     def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
         r"""Return what the end of the flow from z, at σ = 0, has beyond E[z_0 | z_t = z].
 
-        Along a direction of variance w the flow of a Gaussian ends at the first of these, of
-        variance w, and the mean is the second:
+        Of a Gaussian it is, along a direction of variance w,
 
-        .. math:: μ + \sqrt{w/(α^2 w + σ^2)}\, y, \qquad μ + α w/(α^2 w + σ^2)\, y
+        .. math:: \left( \sqrt{w/(α^2 w + σ^2)} - α w/(α^2 w + σ^2) \right) y
 
-        Of a mixture each component counts by its responsibility at z, which errs by O(σ⁴). None for
-        a covariance that is not kept whole.
+        Responsibilities at z weigh components, up to O(σ⁴). None unless covariances are kept whole.
         """
         if not self.whole:
             return None
@@ -293,8 +289,6 @@ class Base(Shared):
         rest = b.square().unsqueeze(2) * ((A.mT.unsqueeze(0) / E.square().unsqueeze(1)) @ A)
         left = torch.linalg.solve(M, rest).diagonal(dim1=1, dim2=2).sum(1)
         return a[:, 0] * ((D / E).sum(1) + left)
-
-    # ------------------------------------------------------------------ fitted
 
     @torch.no_grad()
     def fit(self, data: Data, coordinates: AffineCoordinates) -> None:

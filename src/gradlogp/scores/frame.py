@@ -39,6 +39,10 @@ class Frame(NamedTuple):
         assert self.levels is not None
         return self.levels[0]
 
+    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return α, σ and the noise coordinate, as a base takes them."""
+        return *self.flat_levels(), self.coordinate
+
     def flat_levels(self) -> tuple[Tensor, Tensor]:
         """Return α and σ, `(1, 1)` or `(B, 1)`."""
         assert self.levels is not None

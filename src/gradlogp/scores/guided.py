@@ -120,7 +120,11 @@ class GuidedScore(ScoreWrapper):
         return self._combine(z, t, self.score.denoise, self.free.denoise)
 
     def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
-        return beyond_mean(self.score, z, t)  # both have one base, if any
+        inside, free = (beyond_mean(score, z, t) for score in (self.score, self.free))
+        if inside is None and free is None:
+            return None
+        known = [torch.zeros_like(z) if v is None else v for v in (inside, free)]
+        return self._combine(z, t, lambda *_: known[0], lambda *_: known[1])
 
     def _around(self, score: NoisyScore) -> GuidedScore:
         return GuidedScore(score, self.free, self.weight, self.interval)

@@ -311,7 +311,7 @@ class ScoreModel(ScoreBase, nn.Module):
         s = frame.score(seen.z_unit, seen.through(self.network))
         if self.base is None or (self.training and self.base.fallback):
             return s
-        return self.base.corrected(s, z, *frame.flat_levels(), frame.coordinate)
+        return self.base.corrected(s, z, *frame.place())
 
     def _score(self, z: Tensor, t: Tensor) -> Tensor:
         return nn.Module.__call__(self, z, t, self._without(z))
@@ -326,11 +326,10 @@ class ScoreModel(ScoreBase, nn.Module):
     def _known(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.base is None:
             return None
-        return self.base.known_mean(z, *(f := self._frame(z, t)).flat_levels(), f.coordinate)
+        return self.base.known_mean(z, *self._frame(z, t).place())
 
     def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
-        at = *(f := self._frame(z, t)).flat_levels(), f.coordinate
-        return self.base.beyond_mean(z, *at) if self.base else None
+        return self.base.beyond_mean(z, *self._frame(z, t).place()) if self.base else None
 
     def _learned(self, z: Tensor, t: Tensor) -> Tensor:
         return self.denoise_given(z, t, self._without(z), alone=True)
@@ -365,8 +364,9 @@ class ScoreModel(ScoreBase, nn.Module):
         z0 = self._spread(z) * frame.mean(self.predicts, out, seen.z_unit if whole else None)
         if whole:
             z0 = self.z_mean.to(z) + (z0 if predicted is None else predicted + z0)
-        at = *frame.flat_levels(), frame.coordinate
-        return z0 if self.base is None else self.base.corrected_mean(z0, z, *at, alone=alone)
+        if self.base is None:
+            return z0
+        return self.base.corrected_mean(z0, z, *frame.place(), alone=alone)
 
     def given(self, condition: Tensor | int) -> ConditionedScore:
         """Return the score of z_t given a condition: one for all samples, or one for each.

@@ -16,6 +16,8 @@ band, with c = α² v + σ² for the variances v of all data:
 
 .. math::
     s \to s + β \frac{w}{c}, \qquad β = -1 - \frac{\sum_i E[s_i w_i]}{\sum_i E[w_i^2/c_i]}
+
+as far as this can be told from 0 (`Waves.lacks`).
 """
 
 from __future__ import annotations
@@ -205,7 +207,12 @@ class Waves(Shared):
 
         The sum of s w over a band is regressed on three with known means, of u e, e² and u² of the
         waves u of z_0 − μ and e of ε, so that most of what is due to the rows and their noise is
-        taken out; and what is left is shrunk by its standard error (James and Stein).
+        taken out. What is left is reduced by the square of its standard error over itself, to 0 if
+        that is above 1 (the non-negative garrote).
+
+        References:
+            | Better Subset Regression Using the Nonnegative Garrote (Breiman, 1995)
+            | https://doi.org/10.1080/00401706.1995.10484371
 
         Arguments:
             s: Scores `(B, C, H, W)`.
@@ -224,7 +231,8 @@ class Waves(Shared):
         product, error = controlled(sums(self.waves(s) * (a * u + b * e)), controls)
         own = own.clamp(min=torch.finfo(own.dtype).tiny)
         beta, error = -1 - product / own, error / own
-        return beta * (1 - (error / beta).square()).clamp(min=0)
+        told = (beta.square() - error.square()).clamp(min=0)
+        return beta * told / beta.square().clamp(min=torch.finfo(own.dtype).tiny)
 
     def _by_band(self, v: Tensor) -> Tensor:
         """Return the sums over each band of rows `(N, d)`."""
@@ -281,15 +289,22 @@ class Waves(Shared):
 def controlled(y: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
     """Return means of y `(n, K)` and their errors, with controls `(n, m, K)` of mean 0.
 
-    What the controls explain of y, by least squares over the rows, is taken out.
+    What the controls explain of y, by least squares over the rows, is taken out. For as few rows as
+    slopes the error is infinite.
     """
     n, m, _ = controls.shape
+    size = controls.square().mean(0)
+    controls = controls / size.sqrt().where(size > 0, 1.0)  # or a large one hides the others
     x, left = controls - controls.mean(0), y - y.mean(0)
     gram = torch.einsum("imk,ilk->kml", x, x)
-    slopes = torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("imk,ik->km", x, left)[..., None]
+    slopes = (
+        torch.linalg.pinv(gram, hermitian=True) @ torch.einsum("imk,ik->km", x, left)[..., None]
+    )
     left = left - torch.einsum("imk,km->ik", x, slopes[..., 0])
     mean = y.mean(0) - torch.einsum("mk,km->k", controls.mean(0), slopes[..., 0])
-    return mean, (left.square().sum(0) / (n * max(1, n - m - 1))).sqrt()
+    if n <= m + 1:
+        return mean, torch.full_like(mean, math.inf)
+    return mean, (left.square().sum(0) / (n * (n - m - 1))).sqrt()
 
 
 def cosines(n: int, like: Tensor) -> Tensor:

@@ -86,8 +86,8 @@ class ProbabilityFlow:
         if self.order == 4 and s is not None and sigma_s > 0:  # at σ = 0 σ' may be infinite
             return runge_kutta(lambda u, time: flow_velocity(score, u, time), z, t, s)
         x0, eps = predict(score, z, t)
-        if s is None:
-            return flow_end(score, z, t, x0)
+        if s is None or (sigma_s == 0 and self.order == 1):
+            return alpha_s * flow_end(score, z, t, x0)
         end = alpha_s * x0 + sigma_s * eps
         if self.order == 1:
             return end
@@ -151,7 +151,7 @@ class AdaptiveFlow:
         if sigma_s == 0:  # σ' may be infinite there: the last bit is left to Tweedie's mean
             lam = max(log_ratio(level_t), 0.0) - math.log(NEAR)
             if not math.isfinite(lam):
-                return alpha_s * predict(score, z, t)[0]
+                return alpha_s * flow_end(score, z, t, predict(score, z, t)[0])
             near = invert_log_snr(score.schedule, torch.tensor(2 * lam, dtype=torch.float64), end)
             end = float(near)
         y = integrate(

@@ -219,7 +219,8 @@ class ExponentialAB(_ExponentialMultistep):
     DDIM's, and the order is 2. The benchmarks show which order is best for how many steps.
 
     The noise-free end is the Tweedie mean, which differs from the end of the flow by O(r²), r =
-    σ/α at the last time. `extrapolate` removes this term,
+    σ/α at the last time; if the score is a model with a base, what the base knows of this is added
+    (`noise.predictions.flow_end`). `extrapolate` removes the term from two values instead,
 
     .. math:: x = \hat x_0 + \frac{\hat x_0 - \hat x_0^{before}}{(r_{before}/r)^2 - 1}
 

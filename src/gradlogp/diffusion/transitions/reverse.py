@@ -38,7 +38,8 @@ class ReverseSDE:
         In r: :math:`y_s = y + (1 + η^2)(r_s - r_t) \bar ε + η \sqrt{r_t^2 - r_s^2}\, z`, with
         ε̄ the mean of ε̂ at t and at the Euler step's end, which has the same z.
 
-    At the noise-free end all of them return the Tweedie mean x̂_0.
+    At the noise-free end all of them return the Tweedie mean x̂_0; with η = 0 the flow of a model with
+    a base ends where that of the base does.
 
     References:
         | Reverse-Time Diffusion Equation Models (Anderson, 1982)
@@ -91,9 +92,9 @@ class ReverseSDE:
             ValueError: If α_t = 0 (or g is infinite), unless the step is exponential.
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = interval(score.schedule, t, s)
-        if s is None:
+        if s is None or (sigma_s == 0 and self.method == "exponential"):
             x0 = predict(score, z, t)[0]
-            return x0 if self.eta else flow_end(score, z, t, x0)
+            return alpha_s * (x0 if self.eta else flow_end(score, z, t, x0))
         if (alpha_s, sigma_s) == (alpha_t, sigma_t):
             return z
         if self.method == "euler":

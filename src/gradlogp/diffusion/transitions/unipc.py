@@ -141,9 +141,10 @@ class _Run:
         if sigma_s == level_t[1] == 0:
             return z
         x0, eps = predict(score, z, t)
-        if not math.isfinite(log_ratio(level_t)):  # from α = 0, of which nothing is remembered
-            return combined([(alpha_s, x0), (sigma_s, eps)])
-        z = self.path.arrive(z, level_t, x0)
-        if sigma_s == 0:
+        blind = not math.isfinite(log_ratio(level_t))  # from α = 0, of which nothing is remembered
+        z = z if blind else self.path.arrive(z, level_t, x0)
+        if sigma_s == 0:  # x̂_0 of the prediction, the rest at the state that is corrected by it
             return alpha_s * flow_end(score, z, t, x0)
+        if blind:
+            return combined([(alpha_s, x0), (sigma_s, eps)])
         return z if log_ratio(level_s) == log_ratio(level_t) else self.path.leave(level_s)
