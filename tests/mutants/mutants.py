@@ -3206,4 +3206,9 @@ MUTANTS = (
         "noise/predictions.py", "if numbers(score.schedule, t)[1] == 0:", "if False:",
         "diffusion/test_flow_end.py",
     ),
+    Mutant(
+        "X: what a score should have of Stein's identity without α",
+        "scores/waves.py", "(a.square() * squares + b.square()) / c", "(squares + b.square()) / c",
+        "scores/test_waves.py::test_a_correction_that_is_linear_leaves_the_base",
+    ),
 )  # fmt: skip

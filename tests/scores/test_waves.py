@@ -12,7 +12,7 @@ from gradlogp.distributions.analytic import Gaussian, GaussianMixture
 from gradlogp.interfaces.base import base_for
 from gradlogp.interfaces.pipeline import build_model, objective_for
 from gradlogp.learn import checkpoint
-from gradlogp.learn.share import fit_linear
+from gradlogp.learn.share import fit_linear, level_times
 from gradlogp.noise.grids import time_grid
 from gradlogp.noise.schedules import VE, VP
 from gradlogp.noise.terminal import terminal
@@ -146,17 +146,18 @@ def test_at_the_start_all_directions_have_their_variance(base, generator):
     assert abs(float(gain.mean() - law.kl(z0[:1], alpha, sigma))) < 5 * float(gain.std()) / n**0.5
 
 
-def test_a_correction_that_is_linear_leaves_the_base(base, generator):
+@pytest.mark.parametrize("schedule", [VE(0.05, 20.0), VP()])
+def test_a_correction_that_is_linear_leaves_the_base(schedule, base, generator):
     """Of a network F = k z̃ nothing is left, where variances are those of the frame."""
     base.variances.fill_(1.7)
-    model = modelled(base, Scaled(), VE(0.05, 20.0))
+    model = modelled(base, Scaled(), schedule)
     model.z_mean.copy_(base.mean)
     model.z_std.fill_(1.7**0.5)
     data = torch.randn(50, *EVENT, generator=generator)
     fit_linear(model, data, None, 0)
     assert float(base.linear.abs().max()) > 0.1
     z, span = data[:4], torch.linspace(*base.span.tolist(), 24).double()
-    t = torch.linspace(0, 1, 24).double()
+    t = level_times(schedule)
     close(model._noise_input(t), span, rtol=1e-6)  # the levels at which it is known
     for time in t[::5]:
         a, b = (v.reshape(-1, 1) for v in model.schedule(time))

@@ -70,9 +70,9 @@ def evolve(
     r"""Move states from the law at times[0] to that of the data, one transition after another.
 
     The last step goes from times[-1] to the noise-free end (α, σ) = (1, 0), where every transition
-    returns the Tweedie mean, or, if it follows the flow of a model with a base, where that of the
-    base ends; it is converted to the units of the data. `denoise=False` stops at the noise level of
-    times[-1] and returns the state in model coordinates.
+    returns the Tweedie mean; one that follows the flow adds how much further the flow of a base
+    leads, if the model has a base. The result is converted to the units of the data.
+    `denoise=False` stops at the noise level of times[-1] and returns the state in model coordinates.
 
     A number n instead of states draws these from `terminal(score, times[0])`. If no signal is left
     at t = 1 (α = 0) and the transition divides by α, the first step is a DDIM step.

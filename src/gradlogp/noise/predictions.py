@@ -181,9 +181,10 @@ def predict(score: NoisyScore, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def flow_end(score: NoisyScore, z: Tensor, t: Tensor, z0: Tensor) -> Tensor:
-    """Return where the flow from z_t = z ends, without noise, as far as it is known.
+    """Return where the flow from z_t = z ends, at σ = 0, as far as this is known.
 
-    It is ẑ_0 = `z0`, Tweedie's mean, and what the score knows beyond it (`ScoreBase._beyond_mean`).
+    It is Tweedie's mean ẑ_0 = `z0`, plus the difference if the score knows it
+    (`ScoreBase._beyond_mean`).
     """
     if numbers(score.schedule, t)[1] == 0:
         return z0
@@ -192,7 +193,7 @@ def flow_end(score: NoisyScore, z: Tensor, t: Tensor, z0: Tensor) -> Tensor:
 
 
 def beyond_mean(score: NoisyScore, z: Tensor, t: Tensor) -> Tensor | None:
-    """Return what the end of the flow has beyond E[z_0 | z_t = z], or None."""
+    """Return the end of the flow from z minus E[z_0 | z_t = z]; None if it is not known."""
     known = getattr(score, "_beyond_mean", None)  # a score of another make has none
     return None if known is None else known(z, t)
 

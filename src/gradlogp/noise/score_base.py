@@ -71,9 +71,9 @@ class ScoreBase:
         return from_prediction("score", self._score(z, t), z, *self.schedule(t))[0]
 
     def _beyond_mean(self, z: Tensor, t: Tensor) -> Tensor | None:
-        """Return what the end of the flow from z has beyond E[z_0 | z_t = z]; None: not known.
+        """Return the end of the flow from z minus E[z_0 | z_t = z]; None if it is not known.
 
-        The two differ by O(σ²), and the law of the means is narrower than that of z_0.
+        It is of order σ²: the law of the means is narrower than that of z_0.
         """
         return None
 

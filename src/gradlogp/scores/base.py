@@ -169,13 +169,14 @@ class Base(Shared):
         return z0.reshape(z.shape), (r * traces).sum(1) - (own * apart).sum(1)
 
     def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-        r"""Return what the end of the flow from z, at σ = 0, has beyond E[z_0 | z_t = z].
+        r"""Return the end of the flow from z, at σ = 0, minus E[z_0 | z_t = z].
 
-        Of a Gaussian it is, along a direction of variance w,
+        For a Gaussian this is, along a direction of variance w,
 
         .. math:: \left( \sqrt{w/(α^2 w + σ^2)} - α w/(α^2 w + σ^2) \right) y
 
-        Responsibilities at z weigh components, up to O(σ⁴). None unless covariances are kept whole.
+        For a mixture it is the mean over components by their responsibilities at z, to O(σ⁴). None
+        unless covariances are kept whole.
         """
         if not self.whole:
             return None

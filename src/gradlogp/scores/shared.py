@@ -109,9 +109,9 @@ class Shared(nn.Module):
         return left.reshape(-1, *[1] * (z.ndim - 1)) * value, left * trace
 
     def beyond_mean(self, z: Tensor, a: Tensor, b: Tensor, coordinate: Tensor) -> Tensor | None:
-        """Return what the end of the flow of a model has beyond E[z_0 | z_t = z], by this law.
+        """Return the end of the flow of a model minus E[z_0 | z_t = z], as far as this law knows it.
 
-        Of a correction nothing is known; beside a whole score, the part of this law counts.
+        A learned correction adds nothing; beside a whole score, only the share of this law counts.
         """
         known = cast(ClosedForm, self).beyond(z, a, b)
         if known is None or not self.fallback:
@@ -143,7 +143,7 @@ class ClosedForm(Protocol):
         """Return E[z_0 | z_t = z] and its divergence, `(B,)`."""
 
     def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-        """Return what the end of the flow from z has beyond E[z_0 | z_t = z]; None: not known."""
+        """Return the end of the flow from z minus E[z_0 | z_t = z]; None if it is not known."""
 
     def sample(self, n: int, a: Tensor, b: Tensor, generator: Generator | None) -> Tensor:
         """Draw n states, `(n, *event)`."""

@@ -17,7 +17,7 @@ band, with c = α² v + σ² for the variances v of all data:
 .. math::
     s \to s + β \frac{w}{c}, \qquad β = -1 - \frac{\sum_i E[s_i w_i]}{\sum_i E[w_i^2/c_i]}
 
-as far as this can be told from 0 (`Waves.lacks`).
+reduced where it is not large compared with its error (`Waves.lacks`).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Waves(Shared):
         return self._image_of_mean(w, z), trace
 
     def beyond(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
-        """Return what the end of the flow has beyond E[z_0 | z_t = z]: see `Base.beyond`."""
+        """Return the end of the flow from z minus E[z_0 | z_t = z]: see `Base.beyond`."""
         total: Any = 0
         for r, y, c, _, v in self._parts(z, a, b):
             gain = v / c
@@ -203,7 +203,7 @@ class Waves(Shared):
     def lacks(
         self, s: Tensor, z0: Tensor, eps: Tensor, a: Tensor, b: Tensor, squares: Tensor
     ) -> Tensor:
-        """Return β of scores s at α z_0 + σ ε, for each band, as far as it can be told from 0.
+        """Return β of scores s at α z_0 + σ ε, for each band, reduced by its error.
 
         The sum of s w over a band is regressed on three with known means, of u e, e² and u² of the
         waves u of z_0 − μ and e of ε, so that most of what is due to the rows and their noise is
@@ -289,8 +289,8 @@ class Waves(Shared):
 def controlled(y: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
     """Return means of y `(n, K)` and their errors, with controls `(n, m, K)` of mean 0.
 
-    What the controls explain of y, by least squares over the rows, is taken out. For as few rows as
-    slopes the error is infinite.
+    The part of y that the controls explain, by least squares over the rows, is subtracted. With too
+    few rows for so many slopes the error is infinite.
     """
     n, m, _ = controls.shape
     size = controls.square().mean(0)
